@@ -1,0 +1,66 @@
+# Everything a person or the CI runs. `make` alone explains itself.
+# Needs Python 3.11+ and make; the rest is installed into .venv from uv.lock.
+
+PYTHON ?= python3
+BIN    := .venv/bin
+STAMP  := .venv/.synced
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+.PHONY: help
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  \033[1m%-12s\033[0m %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: venv
+venv: $(STAMP) ## Make .venv and install exactly what uv.lock names
+
+$(STAMP): pyproject.toml uv.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "SWOOSH needs Python 3.11 or newer; try: make PYTHON=python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet uv
+	@$(BIN)/uv sync --quiet --locked
+	@touch $@
+
+.PHONY: demo
+demo: $(STAMP) ## Three nodes on this machine drive one project through its whole life
+	@$(BIN)/python -m chaos.demo
+
+.PHONY: test
+test: $(STAMP) ## The fast suite, under five minutes on two cores
+	@$(BIN)/python -m pytest -n 2
+
+.PHONY: test-system
+test-system: $(STAMP) ## The slow suite: real processes, real disks, killed leaders
+	@$(BIN)/python -m pytest -m system tests/system
+
+.PHONY: check
+check: $(STAMP) ## Style, types, import directions, dependencies
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/deptry .
+
+.PHONY: format
+format: $(STAMP) ## Put the code into the form that `check` wants
+	@$(BIN)/ruff check --fix --quiet
+	@$(BIN)/ruff format --quiet
+
+.PHONY: bench-core
+bench-core: $(STAMP) ## How many transitions a second the pure core decides, without disk or network
+	@$(BIN)/python -m chaos.bench.core
+
+.PHONY: bench
+bench: $(STAMP) ## Throughput and latency of three real nodes
+	@$(BIN)/python -m chaos.bench
+
+.PHONY: docs
+docs: $(STAMP) ## Write the generated pages anew (statechart, guards, codes, settings, metrics)
+	@$(BIN)/python -m cluster docs
+
+.PHONY: clean
+clean: ## Remove caches and what runs left behind; keeps .venv
+	@rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist data out
+	@find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -1,0 +1,89 @@
+"""Stopping on purpose: the one way a node ends itself, and the named places where tests make it fail.
+
+A node that can no longer keep a promise (disk gone, log contradicted, half a message handled) must not go on and must
+not clean up: whatever it does next may be wrong. `fatal` writes one JSON line to standard error and ends the process
+with a code that tells the operator which promise it was. Nothing here recovers, retries or raises to the caller.
+
+`failpoint(name)` marks a place. It costs one dictionary look-up unless the name is armed. Environment variables are
+not read here: `cluster.config` arms what SWOOSH_FAILPOINT asks for.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from enum import IntEnum
+from typing import NoReturn
+
+
+class ExitCode(IntEnum):
+    """Why the process ended. 64 to 78 follow sysexits(3) where it has a word for it."""
+
+    BUG = 70
+    """An assumption of ours does not hold (EX_SOFTWARE). Restart replays from disk; report it."""
+    DAMAGED = 71
+    """The store lost synced data or fails its checksums. Only `serve --rejoin` goes on from here."""
+    ROLLED_BACK = 72
+    """A peer remembers a later state of this store: an old backup or a rolled-back volume. Only `serve --rejoin`."""
+    DIVERGED = 73
+    """Committed history or replicated state contradicts that of the peers."""
+    DISK = 74
+    """A write or a sync failed (EX_IOERR): no space, a dying device."""
+    MISCONFIGURED = 78
+    """The configuration contradicts the store or itself (EX_CONFIG)."""
+
+
+Stop = Callable[[ExitCode, str, dict[str, object]], None]
+
+
+def _end_process(code: ExitCode, reason: str, facts: dict[str, object]) -> None:
+    line = json.dumps({"event": "fatal", "code": code.name, "exit": int(code), "reason": reason, **facts}, default=str)
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
+    os._exit(code)
+
+
+_stop: Stop = _end_process
+_armed: dict[str, tuple[int, Callable[[], None]]] = {}
+
+
+def fatal(code: ExitCode, reason: str, **facts: object) -> NoReturn:
+    """End the process with `code`, saying why and on which facts. Never returns and runs no clean-up.
+
+    The stop must not be caught on its way out: under `set_stop` it has to raise a BaseException.
+    """
+    _stop(code, reason, facts)
+    raise SystemExit(code)
+
+
+def set_stop(stop: Stop | None) -> None:
+    """Replace how `fatal` stops (tests and the simulator raise a BaseException of their own); None restores it."""
+    global _stop  # noqa: PLW0603
+    _stop = _end_process if stop is None else stop
+
+
+def failpoint(name: str) -> None:
+    """Run the action armed for `name`, if this is the visit it was armed for."""
+    armed = _armed.get(name)
+    if armed is None:
+        return
+    remaining, action = armed
+    if remaining > 1:
+        _armed[name] = (remaining - 1, action)
+        return
+    del _armed[name]
+    action()
+
+
+def arm(name: str, nth: int, action: Callable[[], None]) -> None:
+    """Run `action` at the `nth` visit (1 = the next) of the failpoint `name`, once."""
+    if nth < 1:
+        raise ValueError(f"failpoint {name}: the visit to fail at counts from 1, not {nth}")
+    _armed[name] = (nth, action)
+
+
+def disarm() -> None:
+    """Forget every armed failpoint."""
+    _armed.clear()

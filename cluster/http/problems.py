@@ -1,0 +1,272 @@
+"""THE mapping from what happened to what HTTP says: status, body, headers.
+
+No other module chooses a status. A caller of v1.0.0 finds the texts and fields it knows (`success`, `error`,
+`state_hash`, `quarantined`; `guards_v1`), a caller of the brief its reason and failing guard; both are in every body.
+A 4xx is final for that attempt, 503 says whether the proposal may have been admitted, and 500 means a bug.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+from aiohttp import web
+
+from cluster.answers import RETRY_AFTER_S, Answer, Unavailable, not_admitted
+from swoosh.outcome import ADVICE, Accepted, Code, FactAccepted, GuardOutcome, Refused
+
+JSON = "application/json"
+NDJSON = "application/x-ndjson"
+
+RoutingError = web.HTTPException
+"""What aiohttp raises for a path or method it has no handler for."""
+
+_FINAL = {
+    Code.UNSIGNED: HTTPStatus.UNAUTHORIZED,
+    Code.UNKNOWN_SIGNER: HTTPStatus.UNAUTHORIZED,
+    Code.BAD_SIGNATURE: HTTPStatus.UNAUTHORIZED,
+    Code.NOT_AUTHORISED: HTTPStatus.FORBIDDEN,
+    Code.NOT_FOUND: HTTPStatus.NOT_FOUND,
+    Code.TOO_SLOW: HTTPStatus.REQUEST_TIMEOUT,
+    Code.TOO_LARGE: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    Code.UNSUPPORTED_MEDIA: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+    Code.RATE_LIMITED: HTTPStatus.TOO_MANY_REQUESTS,
+    Code.INTERNAL: HTTPStatus.INTERNAL_SERVER_ERROR,
+    Code.NOT_IMPLEMENTED: HTTPStatus.NOT_IMPLEMENTED,
+}
+_CONDITION = frozenset(
+    {Code.NO_LEADER, Code.NO_QUORUM, Code.COLD, Code.OVERLOADED, Code.CLOCK, Code.STALE_READ, Code.OUTCOME_UNKNOWN}
+)
+STATUS: dict[Code, int] = {
+    code: HTTPStatus.SERVICE_UNAVAILABLE if code in _CONDITION else _FINAL.get(code, HTTPStatus.BAD_REQUEST)
+    for code in Code
+}
+
+_PHRASES = {
+    Code.GUARD_REJECTED: "guard rejected transition",
+    Code.UNKNOWN_TRANSITION: "unknown transition",
+    Code.QUARANTINED: "transition blocked by quarantine",
+    Code.WRONG_PHASE: "invalid phase for transition",
+    Code.INTERNAL: "internal error",
+    Code.NOT_FOUND: "not found",
+    Code.NOT_IMPLEMENTED: "not implemented",
+    Code.UNSIGNED: "signature required",
+    Code.UNKNOWN_SIGNER: "signer not known",
+    Code.BAD_SIGNATURE: "signature does not verify",
+    Code.NOT_AUTHORISED: "not authorised",
+    Code.TOO_SLOW: "request took too long",
+    Code.TOO_LARGE: "request too large",
+    Code.UNSUPPORTED_MEDIA: "content type not supported",
+    Code.RATE_LIMITED: "too many requests",
+}
+_OF_STATE = frozenset(
+    {
+        *(Code.IDEM_KEY_REUSED, Code.UNKNOWN_PROJECT, Code.STALE_STATE, Code.HLC_REGRESSION, Code.HLC_TIE),
+        *(Code.HLC_SKEW, Code.TERMINATED, Code.PAUSED, Code.RECOVERING, Code.NOT_LICENSED, Code.CHART_MISMATCH),
+        Code.FACT_REFUSED,
+    }
+)
+
+_GUARDS_V1 = {
+    "LicenseOK": frozenset({"license_active", "license_denied", "license_unavailable", "grace_over_or_denied"}),
+    "BackbeatOK": frozenset({"window_open", "new_window"}),
+    "QuorumOK": frozenset({"quorum_certificate", "operator_or_quorum", "council_quorate", "electorate_valid"}),
+    "PolicyOK": frozenset({"policy_clear"}),
+    "MCPHealthy": frozenset({"tools_green"}),
+}
+_GATES_V1 = {Code.NOT_LICENSED: "LicenseOK", Code.QUARANTINED: "PolicyOK"}
+
+
+def phrase(code: Code) -> str:
+    """The text an `error` begins with: v1.0.0's where it had one."""
+    if code in _OF_STATE:
+        return "precondition failed"
+    return _PHRASES.get(code, "service unavailable" if code in _CONDITION else "malformed request")
+
+
+def guards_v1(outcomes: tuple[GuardOutcome, ...], code: Code | None = None) -> dict[str, bool]:
+    """The five booleans of v1.0.0: false where a guard of that family refused, or its gate was closed."""
+    failed = {outcome.name for outcome in outcomes if not outcome.ok}
+    return {name: not (guards & failed) and _GATES_V1.get(code) != name for name, guards in _GUARDS_V1.items()}  # type: ignore[call-overload]
+
+
+# --- documents --------------------------------------------------------------------------------------------------------
+
+
+def document(answer: Answer) -> tuple[int, dict[str, Any]]:
+    """Status and body of one answer of the node."""
+    match answer:
+        case Accepted():
+            return HTTPStatus.OK, _accepted(answer)
+        case FactAccepted():
+            return HTTPStatus.OK, {"success": True, **msgspec.structs.asdict(answer)}
+        case Refused(code=code):
+            return STATUS[code], _refused(answer)
+        case Unavailable(code=code, admitted=admitted, reason=reason):
+            return STATUS[code], {**_refused(Refused(code, (reason,))), "admitted": admitted}
+
+
+def _accepted(answer: Accepted) -> dict[str, Any]:
+    return {
+        "success": True,
+        "state_hash": answer.state_post_hash,
+        "quarantined": answer.quarantined,
+        "duplicate": answer.duplicate,
+        "project": answer.project,
+        "transition": answer.transition,
+        "idem_key": answer.idem_key,
+        "index": answer.index,
+        "seq": answer.seq,
+        "hlc": answer.hlc,
+        "state_pre_hash": answer.state_pre_hash,
+        "state_post_hash": answer.state_post_hash,
+        "record_hash": answer.record_hash,
+        "guard_outcomes": answer.guard_outcomes,
+        "guards_v1": guards_v1(answer.guard_outcomes),
+        "decision": answer.decision,
+    }
+
+
+def _refused(answer: Refused) -> dict[str, Any]:
+    advice = ADVICE[answer.code]
+    body = {
+        "success": False,
+        "error": ": ".join((phrase(answer.code), *answer.reasons[:1])),
+        "code": answer.code,
+        "failing_guard": answer.failing_guard,
+        "reasons": answer.reasons,
+        "state_hash": answer.head,
+        "hlc_last": answer.hlc_last,
+        "quarantined": answer.quarantined,
+        "retryable": advice.retryable,
+        "help": advice.do,
+        "guard_outcomes": answer.guard_outcomes,
+        "guards_v1": guards_v1(answer.guard_outcomes, answer.code),
+    }
+    return body if answer.record is None else {**body, "record": answer.record}
+
+
+# --- responses --------------------------------------------------------------------------------------------------------
+
+
+def respond(answer: Answer) -> web.Response:
+    """One answer of the node as a response."""
+    status, body = document(answer)
+    return _json(status, body, _headers(answer))
+
+
+def accepted_later(answer: Accepted) -> web.Response:
+    """The same verdict with the brief's status (RFC 7240 `respond-async`). Like the 200, sent after commit only."""
+    location = f"/transitions/{quote(answer.idem_key, safe='')}?project={quote(answer.project, safe='')}"
+    headers = {"Location": location, "Preference-Applied": "respond-async"}
+    return _json(HTTPStatus.ACCEPTED, _accepted(answer), headers)
+
+
+def outcomes(answers: list[Answer], *, lines: bool) -> web.Response:
+    """A batch's answers in order, each with the `status` it would have had alone."""
+    documents = [{"status": status, **body} for status, body in map(document, answers)]
+    return ndjson(map(msgspec.json.encode, documents)) if lines else ok({"outcomes": documents})
+
+
+def ok(body: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> web.Response:
+    """A read that succeeded."""
+    return _json(HTTPStatus.OK, body, headers)
+
+
+def ndjson(lines: Any) -> web.Response:
+    """Encoded documents, one per line."""
+    body = b"".join(line + b"\n" for line in lines)
+    return web.Response(body=body, content_type=NDJSON)
+
+
+def refuse(code: Code, *reasons: str, **extra: Any) -> web.Response:
+    """A refusal that no proposal is behind; `extra` are further members of the body."""
+    body = {**_refused(Refused(code, reasons)), **extra}
+    return _json(STATUS[code], body, _headers(Refused(code, reasons)))
+
+
+def absent(project: str, genesis_hash: str) -> web.Response:
+    """A read of a project nobody created. Its hash is known all the same: it is what `genesis` spells."""
+    reason = f"no project {project!r} exists; its state_hash is that of genesis"
+    refused = Refused(Code.UNKNOWN_PROJECT, (reason,), project=project, head=genesis_hash)
+    return _json(HTTPStatus.NOT_FOUND, {**_refused(refused), "genesis_hash": genesis_hash})
+
+
+def cold(missing: str) -> web.Response:
+    """The node has not caught up since its start."""
+    waiting = not_admitted(Code.COLD, missing)
+    _, body = document(waiting)
+    return _json(STATUS[Code.COLD], {"status": "cold", "missing": [missing], **body}, _headers(waiting))
+
+
+def not_modified(etag: str) -> web.Response:
+    """The reader holds this very state."""
+    return web.Response(status=HTTPStatus.NOT_MODIFIED, headers={"ETag": etag})
+
+
+def probe(holds: bool, reason: str) -> web.Response:
+    """What a load balancer asks: 200 or 503, and one line."""
+    if holds:
+        return web.Response(status=HTTPStatus.OK, text=reason + "\n")
+    return web.Response(
+        status=HTTPStatus.SERVICE_UNAVAILABLE, text=reason + "\n", headers={"Retry-After": str(RETRY_AFTER_S)}
+    )
+
+
+def options(*methods: str) -> web.Response:
+    """What may be asked here."""
+    return web.Response(status=HTTPStatus.OK, headers={"Allow": ", ".join(methods)})
+
+
+def routing(error: web.HTTPException, path: str) -> web.Response:
+    """The router's refusal: no such path, or another method."""
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        allowed = ", ".join(sorted(error.allowed_methods))
+        body = _refused(Refused(Code.NOT_FOUND, (f"{path} takes {allowed}, not {error.method}",)))
+        return _json(HTTPStatus.METHOD_NOT_ALLOWED, body, {"Allow": allowed})
+    return refuse(Code.NOT_FOUND, f"nothing is served at {path[:200]}")
+
+
+def peer_answers(body: bytes) -> web.Response:
+    """Answers to a forwarding member; each of them carries its own verdict."""
+    return web.Response(status=HTTPStatus.OK, body=body, content_type="application/msgpack")
+
+
+def timeout_head(seconds: float) -> bytes:
+    """The raw response to a request whose head did not arrive in time; no handler ever saw it."""
+    body = msgspec.json.encode(_refused(Refused(Code.TOO_SLOW, (f"the request's head took longer than {seconds:g} s",))))
+    head = f"HTTP/1.1 408 Request Timeout\r\nContent-Type: {JSON}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    return head.encode() + body
+
+
+def _json(status: int, body: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> web.Response:
+    response = web.Response(status=status, body=msgspec.json.encode(body), content_type=JSON, headers=headers)
+    if status in (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.REQUEST_ENTITY_TOO_LARGE):
+        response.force_close()  # the rest of the body may still be on its way
+    return response
+
+
+def _headers(answer: Answer) -> dict[str, str]:
+    if isinstance(answer, Unavailable):
+        return {"Retry-After": str(max(1, answer.retry_after_s))}
+    if isinstance(answer, Refused):
+        if answer.code == Code.RATE_LIMITED or answer.code in _CONDITION:
+            return {"Retry-After": str(RETRY_AFTER_S)}
+        if STATUS[answer.code] == HTTPStatus.UNAUTHORIZED:
+            return {"WWW-Authenticate": "Bearer" if answer.code == Code.UNSIGNED else "HMMM-Ed25519"}
+    return {}
+
+
+
+
+def succeeded(status: int) -> bool:
+    """Whether a member's reply carries answers."""
+    return status == HTTPStatus.OK
+
+
+def record(data: bytes) -> web.Response:
+    """One stored document, in the bytes its hash covers."""
+    return web.Response(status=HTTPStatus.OK, body=data, content_type=JSON)

@@ -1,0 +1,229 @@
+"""Proposals in, verdicts out: `POST /transition`, `POST /transitions`, `GET /transitions/{key}`.
+
+A handler parses strictly, asks admission, submits, and lets `problems` speak. It never retries and never answers
+before the cluster has: 202 is the same verdict as 200, sent no earlier.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from cluster.answers import Answer
+from cluster.http import problems
+from cluster.http.request import (
+    NODE,
+    PROJECT,
+    consistent,
+    deadline,
+    flag,
+    head_of,
+    preferences,
+    project_of,
+    read_body,
+)
+from cluster.node import Node
+from swoosh import canonical, limits, wal
+from swoosh import proposal as proposals
+from swoosh.entry import BatchItem, Item, ProposalItem
+from swoosh.errors import Malformed
+from swoosh.outcome import Accepted, Code, Refused
+
+SIGNATURES_A_SLICE = 16
+"""Verified in one go; about a millisecond, after which the loop serves others."""
+
+_MIRRORED = {
+    "X-Swoosh-Idem-Key": "idem_key",
+    "Idempotency-Key": "idem_key",
+    "idem_key": "idem_key",
+    "X-Swoosh-HLC": "hlc",
+    "hlc": "hlc",
+    "X-Swoosh-Window-Id": "window_id",
+    "window_id": "window_id",
+}
+
+
+async def post_transition(request: web.Request) -> web.Response:
+    """One proposal (Brief §5). `?dry_run=true` judges it and commits nothing."""
+    dry_run = flag(request, "dry_run")
+    item = admit(request, await read_body(request, limits.BODY_BYTES_MAX, problems.JSON))
+    answer = await submit(request, item, dry_run=dry_run)
+    if isinstance(answer, Accepted) and "respond-async" in preferences(request) and not dry_run:
+        return problems.accepted_later(answer)
+    return problems.respond(answer)
+
+
+def admit(request: web.Request, body: bytes, *, belongs: frozenset[str] | None = None) -> ProposalItem | Refused:
+    """The proposal in a body, with what its headers say. With `belongs`, only a command of that list is taken.
+
+    Raises:
+        Malformed: not strict JSON, or a header contradicts it.
+    """
+    node = request.app[NODE]
+    document = canonical.parse(body)
+    if isinstance(document, dict):
+        _heed_headers(request, document)
+        if isinstance(document.get("project", proposals.DEFAULT_PROJECT), str):
+            request[PROJECT] = document.get("project", proposals.DEFAULT_PROJECT)
+        if belongs is not None:
+            _check_belongs(node, document, belongs)
+    return node.admission.proposal(document)
+
+
+async def submit(request: web.Request, item: Item | Refused, *, dry_run: bool = False) -> Answer:
+    """The answer to one item; a refusal before the log is told HEAD, as any refusal is."""
+    node = request.app[NODE]
+    if isinstance(item, Refused):
+        return with_head(node, item)
+    answers = await node.submit([item], deadline(request), dry_run=dry_run)
+    return answers[0]
+
+
+def with_head(node: Node, refused: Refused) -> Refused:
+    """A refusal that was judged without state, with the state its project is in."""
+    project = head_of(node, refused.project or proposals.DEFAULT_PROJECT)
+    if project is None or refused.head:
+        return refused
+    return msgspec.structs.replace(
+        refused,
+        head=project.state_hash,
+        hlc_last=project.regions.hlc_last.hlc,
+        quarantined=project.quarantined,
+    )
+
+
+def _heed_headers(request: web.Request, document: dict[str, Any]) -> None:
+    """A signature may come as a header; what else a header repeats must agree with the body."""
+    signature = request.headers.get("X-HMMM-Signature")
+    if signature is not None:
+        if document.setdefault("signature", signature) != signature:
+            raise Malformed("X-HMMM-Signature differs from signature in the body", Code.HEADER_MISMATCH)
+    for header, member in _MIRRORED.items():
+        stated = request.headers.get(header)
+        if stated is not None and stated != document.get(member):
+            raise Malformed(f"{header} differs from {member} in the body", Code.HEADER_MISMATCH)
+
+
+def _check_belongs(node: Node, document: dict[str, Any], belongs: frozenset[str]) -> None:
+    named = str(document.get("transition"))
+    transition = node.chart.cluster.resolve(named)
+    if document.get("project") != proposals.CLUSTER or transition is None or transition.name not in belongs:
+        expected = f"project {proposals.CLUSTER} and a transition of {', '.join(sorted(belongs))}"
+        raise Malformed(f"this route takes {expected}; got {document.get('project')!r:.80}, {named[:80]!r}")
+
+
+# --- batches ----------------------------------------------------------------------------------------------------------
+
+
+class _SignedBatch(msgspec.Struct, forbid_unknown_fields=True):
+    proposals: list[msgspec.Raw]
+    signer: str
+    signature: str
+
+
+_array = msgspec.json.Decoder(list[msgspec.Raw])
+_signed = msgspec.json.Decoder(_SignedBatch)
+
+
+async def post_transitions(request: web.Request) -> web.Response:
+    """Up to 512 proposals, of many projects: a JSON array, NDJSON, or one object under one signature."""
+    dry_run = flag(request, "dry_run")
+    body = await read_body(request, limits.BATCH_BODY_BYTES_MAX, problems.JSON, problems.NDJSON)
+    lines = request.content_type == problems.NDJSON
+    if not lines and body.lstrip()[:1] == b"{":
+        batch = await _signed_batch(request, body)
+        if isinstance(batch, Refused):
+            return problems.respond(with_head(request.app[NODE], batch))
+        return problems.outcomes(await request.app[NODE].submit([batch], deadline(request), dry_run=dry_run), lines=False)
+    members = [line for line in body.splitlines() if line.strip()] if lines else _members(body)
+    _check_count(members)
+    return problems.outcomes(await _submit_each(request, members, dry_run=dry_run), lines=lines)
+
+
+async def _submit_each(request: web.Request, members: list[bytes], *, dry_run: bool) -> list[Answer]:
+    """Answers in the order of the members; what is refused before the log keeps its place."""
+    node = request.app[NODE]
+    admitted = [item async for item in _admit_each(node, members)]
+    items = [item for item in admitted if not isinstance(item, Refused)]
+    answers: Iterator[Answer] = iter(
+        await node.submit(items, deadline(request), dry_run=dry_run) if items else ()
+    )
+    return [with_head(node, item) if isinstance(item, Refused) else next(answers) for item in admitted]
+
+
+async def _admit_each(node: Node, members: list[bytes]) -> AsyncIterator[ProposalItem | Refused]:
+    for position, member in enumerate(members):
+        if position % SIGNATURES_A_SLICE == 0:
+            await node.clock.sleep(0)
+        try:
+            yield node.admission.proposal(canonical.parse(member, f"[{position}]"))
+        except Malformed as error:
+            yield Refused(error.code, (error.reason,))
+
+
+async def _signed_batch(request: web.Request, body: bytes) -> BatchItem | Refused:
+    node = request.app[NODE]
+    try:
+        batch = _signed.decode(body)
+    except msgspec.DecodeError as error:
+        raise Malformed(f"a signed batch is {{proposals, signer, signature}}: {error}") from None
+    _check_count(batch.proposals)
+    members = []
+    for position, member in enumerate(batch.proposals):
+        if position % SIGNATURES_A_SLICE == 0:
+            await node.clock.sleep(0)
+        members.append(canonical.parse(bytes(member), f"proposals[{position}]"))
+    return node.admission.batch({"proposals": members, "signer": batch.signer, "signature": batch.signature})
+
+
+def _members(body: bytes) -> list[bytes]:
+    try:
+        return [bytes(member) for member in _array.decode(body)]
+    except msgspec.DecodeError as error:
+        raise Malformed(f"expected a JSON array of proposals, or {{proposals, signer, signature}}: {error}") from None
+
+
+def _check_count(members: list[Any]) -> None:
+    most = limits.ENTRY_PROPOSALS_MAX
+    if not 1 <= len(members) <= most:
+        raise Malformed(f"{len(members)} proposals; 1 to {most} go into one request", Code.TOO_LARGE)
+
+
+# --- recorded outcomes ------------------------------------------------------------------------------------------------
+
+
+async def get_outcome(request: web.Request) -> web.Response:
+    """What an idempotency key led to. Not found says as of which entry, which is not final."""
+    node = request.app[NODE]
+    project_id = project_of(request)
+    key = proposals.idem_key(request.match_info["key"])
+    missing = await consistent(request)
+    if missing is not None:
+        return problems.respond(missing)
+    entry = node.store.ledger(project_id, key)
+    if entry is None:
+        index = node.machine.position.index
+        reason = f"no transition of {project_id} with this key is applied as of index {index}"
+        return problems.refuse(Code.NOT_FOUND, reason, as_of_index=index)
+    data = node.store.record(project_id, entry.seq)
+    project = head_of(node, project_id)
+    return problems.respond(
+        Accepted(
+            project=project_id,
+            transition=entry.transition,
+            idem_key=key,
+            hlc=entry.hlc,
+            index=entry.index,
+            seq=entry.seq,
+            state_pre_hash=entry.state_pre_hash,
+            state_post_hash=entry.state_post_hash,
+            record_hash=entry.record_hash,
+            decision=entry.decision,
+            guard_outcomes=wal.decode(data).guard_outcomes if data is not None else (),
+            quarantined=project is not None and project.quarantined,
+            duplicate=True,
+        )
+    )

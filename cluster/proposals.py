@@ -1,0 +1,210 @@
+"""The leader's queue: what waits to enter the log, and who waits for the verdict.
+
+Everything that arrives while an entry is in flight forms the next one (group commit; no timer). Each item is reduced
+on pending state *before* it is appended:
+
+* accepted: it joins the entry, and its outcome is what ``apply`` makes of it;
+* refused: it never enters the log. Its verdict is a read of pending state, so it leaves only once that state is
+  committed in this term *and* leadership was confirmed by something begun after the request came in: the commit of
+  the entry gathered with it, or else a read round. A deposed leader therefore refuses nobody;
+* broken (a bug, an invariant): answered INTERNAL, and never enters the log, where it would meet every node.
+
+A request whose deadline passes here is taken out before it is answered, so that "not admitted" is certain; one whose
+entry is on its way is answered as unknown.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cluster.answers import Answer, not_admitted, unknown
+from cluster.clock import Clock, done_by
+from cluster.raft.driver import Fate, NoQuorum, NotLeader, Raft
+from swoosh import entry as log_entry
+from swoosh import limits
+from swoosh.entry import BatchItem, FactItem, Item, LogEntry, ProposalItem
+from swoosh.machine import Applied, Layer, Machine
+from swoosh.outcome import Accepted, Code, FactAccepted, ItemOutcome
+from swoosh.reducer import Place
+
+QUEUE_ITEMS_MAX = 8_192
+
+
+@dataclass(slots=True, eq=False)
+class Ticket:
+    """One item and whoever waits for its answers (one per proposal or fact in it)."""
+
+    item: Item
+    deadline: float
+    dry_run: bool
+    answers: asyncio.Future[tuple[Answer, ...]]
+    in_flight: bool = False
+
+    @property
+    def size(self) -> int:
+        """How many answers it is owed."""
+        return len(self.item.proposals) if isinstance(self.item, BatchItem) else 1
+
+    @property
+    def weight(self) -> int:
+        """Bytes it adds to an entry."""
+        match self.item:
+            case BatchItem(proposals=proposals):
+                return sum(len(proposal.sent) for proposal in proposals)
+            case ProposalItem(sent=sent) | FactItem(sent=sent):
+                return len(sent)
+
+    def settle(self, answers: Sequence[Answer]) -> None:
+        """Answer it, unless it was answered before."""
+        if not self.answers.done():
+            self.answers.set_result(tuple(answers))
+
+    def settle_all(self, answer: Answer) -> None:
+        """The same answer for everything in it."""
+        self.settle((answer,) * self.size)
+
+
+Verdict = tuple[Ticket, tuple[ItemOutcome, ...]]
+
+
+class Proposals:
+    """The queue of one node. Only a leader takes from it.
+
+    Args:
+        spawn: runs a coroutine beside the caller; its owner cancels it at shutdown.
+    """
+
+    def __init__(
+        self, node_id: str, machine: Machine, clock: Clock, spawn: Callable[[Coroutine[Any, Any, None]], object]
+    ) -> None:
+        self._node_id = node_id
+        self._machine = machine
+        self._clock = clock
+        self._spawn = spawn
+        self._queue: deque[Ticket] = deque()
+        self.raft: Raft
+
+    async def submit(self, items: Sequence[Item], deadline: float, *, dry_run: bool) -> list[Answer]:
+        """Queue items, wait for their answers until ``deadline`` (monotonic seconds), one per proposal or fact."""
+        if not self.raft.clock_ok:
+            reason = "time stands still: this leader's clock is off, or behind the newest stamp"
+            return [not_admitted(Code.CLOCK, reason)] * _count(items)
+        if len(self._queue) + len(items) > QUEUE_ITEMS_MAX:
+            return [not_admitted(Code.OVERLOADED, f"{len(self._queue)} items wait already")] * _count(items)
+        loop = asyncio.get_running_loop()
+        tickets = [Ticket(item, deadline, dry_run, loop.create_future()) for item in items]
+        self._queue.extend(tickets)
+        self.raft.kick()
+        return [answer for ticket in tickets for answer in await self._answers(ticket)]
+
+    async def _answers(self, ticket: Ticket) -> tuple[Answer, ...]:
+        if not await done_by(self._clock, ticket.deadline, ticket.answers):
+            if ticket.in_flight:
+                ticket.settle_all(unknown("the deadline passed while the entry was on its way to a majority"))
+            else:
+                ticket.settle_all(
+                    not_admitted(Code.OVERLOADED, "the deadline passed before the item could be appended")
+                )
+        return ticket.answers.result()
+
+    def refuse_queued(self, reason: str) -> None:
+        """This node does not lead: nothing that waits was appended."""
+        queued, self._queue = self._queue, deque()
+        for ticket in queued:
+            ticket.settle_all(not_admitted(Code.NO_LEADER, reason))
+
+    def next_entry(self, term: int, stamp_us: int) -> tuple[bytes, Callable[[Fate, object], None]] | None:
+        """Gather the next entry; None when nothing that waits may enter the log."""
+        place = Place(self.raft.last_index + 1, term, stamp_us)
+        layer = self._machine.pending.open()
+        included, outcomes, verdicts = self._gather(layer, place)
+        if not included:
+            if verdicts:
+                self._spawn(self._confirm(verdicts, place))
+            return None
+        items = tuple(ticket.item for ticket in included)
+        chart_hash = self._machine.registry.cluster.chart.chart_hash
+        data = log_entry.encode(LogEntry(chart_hash, self._node_id, term, stamp_us, items))
+        self._machine.pending.push(place, data, layer, outcomes)
+        return data, lambda fate, applied: _settle(included, verdicts, fate, applied)
+
+    def _gather(self, layer: Layer, place: Place) -> tuple[list[Ticket], list[ItemOutcome], list[Verdict]]:
+        """Judge what waits, oldest first, until the entry is full."""
+        included: list[Ticket] = []
+        outcomes: list[ItemOutcome] = []
+        verdicts: list[Verdict] = []
+        count = weight = 0
+        while self._queue:
+            ticket = self._queue[0]
+            full = count + ticket.size > limits.ENTRY_PROPOSALS_MAX or weight + ticket.weight > limits.ENTRY_BYTES_MAX
+            if count and full:
+                break
+            self._queue.popleft()
+            if ticket.answers.done():
+                continue
+            if ticket.dry_run:
+                verdicts.append((ticket, Layer(layer, self._machine.chart).judge(place, ticket.item)))
+                continue
+            judged = layer.judge(place, ticket.item)
+            if any(_changes_state(outcome) for outcome in judged):
+                ticket.in_flight = True
+                included.append(ticket)
+                outcomes.extend(judged)
+                count, weight = count + ticket.size, weight + ticket.weight
+            elif all(self._is_final(outcome) for outcome in judged):
+                ticket.settle(judged)
+            else:
+                verdicts.append((ticket, judged))
+        return included, outcomes, verdicts
+
+    def _is_final(self, outcome: ItemOutcome) -> bool:
+        """A record that is committed stays true whoever leads."""
+        if not isinstance(outcome, Accepted) or not outcome.duplicate:
+            return False
+        return not self._machine.pending.holds(outcome.project, outcome.idem_key)
+
+    async def _confirm(self, verdicts: list[Verdict], place: Place) -> None:
+        """Nothing was appended along with these: confirm the state they were judged on by a read round."""
+        deadline = max(ticket.deadline for ticket, _ in verdicts)
+        try:
+            await self.raft.read_index(deadline)
+            await self.raft.wait_applied(place.index - 1, deadline)
+            confirmed = self.raft.term == place.term
+        except (NotLeader, NoQuorum):
+            confirmed = False
+        _release(verdicts, confirmed)
+
+
+def _settle(included: list[Ticket], verdicts: list[Verdict], fate: Fate, applied: object) -> None:
+    """The entry's fate is every included item's; the verdicts gathered with it are confirmed by its commit."""
+    if fate is Fate.COMMITTED and isinstance(applied, Applied):
+        outcomes = iter(applied.outcomes)
+        for ticket in included:
+            ticket.settle([next(outcomes) for _ in range(ticket.size)])
+    else:
+        lost = not_admitted(Code.NO_LEADER, "leadership was lost and the entry was discarded")
+        for ticket in included:
+            ticket.settle_all(lost if fate is Fate.REFUSED else unknown("leadership was lost while it was on its way"))
+    _release(verdicts, fate is Fate.COMMITTED)
+
+
+def _release(verdicts: list[Verdict], confirmed: bool) -> None:
+    for ticket, judged in verdicts:
+        if confirmed:
+            ticket.settle(judged)
+        elif any(isinstance(outcome, Accepted) and outcome.duplicate for outcome in judged):
+            ticket.settle_all(unknown("an earlier proposal with this key was on its way when leadership was lost"))
+        else:
+            ticket.settle_all(not_admitted(Code.NO_LEADER, "leadership could not be confirmed for this verdict"))
+
+
+def _changes_state(outcome: ItemOutcome) -> bool:
+    return isinstance(outcome, FactAccepted) or (isinstance(outcome, Accepted) and not outcome.duplicate)
+
+
+def _count(items: Sequence[Item]) -> int:
+    return sum(len(item.proposals) if isinstance(item, BatchItem) else 1 for item in items)

@@ -1,0 +1,1 @@
+"""Providers: outside systems seen as signed facts. They act on the leader only and never block a request."""

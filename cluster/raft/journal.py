@@ -1,0 +1,350 @@
+"""The Raft log, term and vote of this node, and the barrier that makes them durable.
+
+The core writes here as it goes; nothing of it may leave the node (an acknowledgement, a vote, a request for votes)
+before `barrier` has returned. A barrier is one batch and one sync: the entries, cuts, term and vote since the last
+one, together with every unsynced state write before it, since both share the store's write-ahead log.
+
+Three promises are checked here rather than trusted (Raft §5.3, §5.4):
+
+* the log is contiguous and every entry passes its checksum, or the node does not start;
+* the store has everything it ever synced (the witness knows how much that was), or the node does not start;
+* an entry at or below the commit index is never cut, or the node stops.
+
+All entries are on disk, the newest ones in memory too: the core reads the end of the log constantly and the rest
+almost never. Slices are bounded, because the core takes open-ended ones and hands them to the state machine or to a
+peer in one piece; whatever did not fit comes with the next tick.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from typing import overload
+
+import msgspec
+import pysyncobj.journal
+
+from cluster import faults
+from cluster.faults import ExitCode
+from cluster.storage.kv import Batch, Family, KeyValue
+from cluster.storage.witness import Mark, Witness
+
+Entry = tuple[bytes, int, int]
+"""(command, index, term), as the core wants it. The first byte of a command is its type: 0 regular, 1 no-op."""
+
+SLICE_BYTES = 256 << 10
+SLICE_ENTRIES = 1024
+MEMORY_BYTES = 64 << 20
+MEMORY_ENTRIES = 1 << 14
+
+_META_KEY = b"raft"
+_KEY = struct.Struct(">Q")
+_HEAD = struct.Struct(">QI")  # term, crc32 over index, term and command
+_END = b"\xff" * 9  # above every key
+
+
+class Meta(msgspec.Struct, frozen=True, array_like=True):
+    """What is kept beside the log, under one key, behind a checksum."""
+
+    cluster_id: str
+    node: str
+    incarnation: bytes
+    """16 random bytes: one life of this store."""
+    boots: int
+    sequence: int
+    """Number of this synced batch, counted from 1; the witness holds the same."""
+    term: int
+    vote: str | None
+    commit: int
+    """A hint: at least this was committed. Written with whatever is synced next."""
+
+
+class Journal(pysyncobj.journal.Journal):
+    """The log as PySyncObj wants it (a list that starts at its first entry) and as Raft counts it (by index)."""
+
+    def __init__(self, kv: KeyValue, witness: Witness, meta: Meta, *, memory_entries: int = MEMORY_ENTRIES) -> None:
+        self._kv, self._witness, self._meta = kv, witness, meta
+        self._memory_entries = memory_entries
+        self._batch = Batch()
+        self._dirty = False
+        self._term, self._vote, self._commit = meta.term, meta.vote, meta.commit
+        self._first: Entry | None = None
+        self._tail: list[Entry] = []
+        self._tail_bytes = 0
+        self._load()
+        self._durable = self.last_index
+
+    # --- life ---------------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def create(cls, kv: KeyValue, witness: Witness, *, cluster_id: str, node: str, incarnation: bytes) -> None:
+        """Write the first record of a new store, synced, and the witness's first mark. Once in a store's life."""
+        if kv.get(Family.META, _META_KEY) is not None or witness.read() is not None:
+            faults.fatal(ExitCode.DAMAGED, "a journal or its witness exists here already", node=node)
+        meta = Meta(cluster_id, node, incarnation, boots=0, sequence=1, term=0, vote=None, commit=0)
+        batch = Batch()
+        batch.put(Family.META, _META_KEY, _encode_meta(meta))
+        kv.write(batch, sync=True)
+        witness.write(Mark(incarnation, meta.sequence))
+        witness.sync()
+
+    @classmethod
+    def open(
+        cls, kv: KeyValue, witness: Witness, *, cluster_id: str, node: str, memory_entries: int = MEMORY_ENTRIES
+    ) -> Journal:
+        """Open the journal of an existing store and count the boot, synced.
+
+        Stops the node when the store is not this node's (MISCONFIGURED) or not all there (DAMAGED).
+        """
+        meta = _decode_meta(kv.get(Family.META, _META_KEY))
+        if (meta.cluster_id, meta.node) != (cluster_id, node):
+            faults.fatal(
+                ExitCode.MISCONFIGURED,
+                "this store belongs to another node or cluster",
+                store=f"{meta.node}.{meta.cluster_id}",
+                configured=f"{node}.{cluster_id}",
+            )
+        _check_witness(witness.read(), meta)
+        journal = cls(kv, witness, msgspec.structs.replace(meta, boots=meta.boots + 1), memory_entries=memory_entries)
+        journal._dirty = True
+        journal.barrier()
+        return journal
+
+    def close(self) -> None:
+        """Make everything durable, the witness too. The store itself is closed by who opened it."""
+        self.barrier()
+        self._witness.sync()
+
+    def sync_witness(self) -> None:
+        """Make the witness durable; between two calls a power cut may leave it older than the store, never newer."""
+        self._witness.sync()
+
+    def _load(self) -> None:
+        for key, value in self._kv.iterate(Family.LOG):
+            entry = _decode_entry(key, value)
+            if self._tail and entry[1] != self.last_index + 1:
+                faults.fatal(ExitCode.DAMAGED, "the log has a gap", after=self.last_index, next=entry[1])
+            self._append(entry)
+            self._trim()
+
+    # --- durability ---------------------------------------------------------------------------------------------------
+
+    def barrier(self) -> None:
+        """Everything added, cut, promised or voted so far is on stable storage when this returns."""
+        if not self._dirty:
+            return
+        faults.failpoint("journal.barrier.before")
+        self._meta = msgspec.structs.replace(
+            self._meta, sequence=self._meta.sequence + 1, term=self._term, vote=self._vote, commit=self._commit
+        )
+        batch, self._batch = self._batch, Batch()
+        batch.put(Family.META, _META_KEY, _encode_meta(self._meta))
+        self._kv.write(batch, sync=True)
+        self._witness.write(Mark(self._meta.incarnation, self._meta.sequence))
+        self._dirty = False
+        self._durable = self.last_index
+        self._trim()
+        faults.failpoint("journal.barrier.after")
+
+    @property
+    def durable_index(self) -> int:
+        """The last entry known to be on stable storage."""
+        return self._durable
+
+    # --- the log by index ---------------------------------------------------------------------------------------------
+
+    @property
+    def first_index(self) -> int:
+        return self._first[1] if self._first else 0
+
+    @property
+    def last_index(self) -> int:
+        return self._tail[-1][1] if self._tail else 0
+
+    @property
+    def last_term(self) -> int:
+        return self._tail[-1][2] if self._tail else 0
+
+    @property
+    def commit(self) -> int:
+        """The highest commit index ever seen, whatever the core's own has moved back to."""
+        return self._commit
+
+    def entry(self, index: int) -> Entry:
+        """The entry at `index`. Raises IndexError outside first..last."""
+        return self[index - self.first_index]
+
+    def term_at(self, index: int) -> int | None:
+        """The term of the entry at `index`; None outside first..last."""
+        return self.entry(index)[2] if self.first_index <= index <= self.last_index and self._tail else None
+
+    # --- the log as the core sees it ----------------------------------------------------------------------------------
+
+    def add(self, command: bytes, idx: int, term: int) -> None:
+        if self._tail and (idx != self.last_index + 1 or term < self.last_term):
+            last = (self.last_index, self.last_term)
+            faults.fatal(ExitCode.BUG, "an entry does not continue the log", last=last, entry=(idx, term))
+        self._append((command, idx, term))
+        crc = _checksum(idx, term, command)
+        self._batch.put(Family.LOG, _KEY.pack(idx), _HEAD.pack(term, crc) + command)
+        self._dirty = True
+
+    def deleteEntriesFrom(self, entryFrom: int) -> None:
+        """Cut the entries from this *position* on: they conflict with the leader's."""
+        index = self.first_index + entryFrom
+        if index <= self._commit:
+            faults.fatal(
+                ExitCode.DIVERGED, "the leader contradicts a committed entry", index=index, commit=self._commit
+            )
+        kept = index - self._tail[0][1]
+        if kept > 0:
+            self._tail_bytes -= sum(len(command) for command, _, _ in self._tail[kept:])
+            del self._tail[kept:]
+        else:
+            self._tail = self._read(max(self.first_index, index - SLICE_ENTRIES), index)
+            self._tail_bytes = sum(len(command) for command, _, _ in self._tail)
+        self._batch.delete_range(Family.LOG, _KEY.pack(index), _END)
+        self._durable = min(self._durable, index - 1)
+        self._dirty = True
+
+    def deleteEntriesTo(self, entryTo: int) -> None:
+        """Drop the entries before this *position*; they are in the state. One atomic range delete."""
+        if entryTo <= 0:
+            return
+        index = self.first_index + entryTo
+        self._first = self.entry(index)
+        held = max(0, index - self._tail[0][1])
+        self._tail_bytes -= sum(len(command) for command, _, _ in self._tail[:held])
+        del self._tail[:held]
+        self._batch.delete_range(Family.LOG, b"", _KEY.pack(index))
+        self._dirty = True
+
+    def __len__(self) -> int:
+        return self.last_index - self.first_index + 1 if self._tail else 0
+
+    @overload
+    def __getitem__(self, item: int) -> Entry: ...
+    @overload
+    def __getitem__(self, item: slice) -> list[Entry]: ...
+    def __getitem__(self, item: int | slice) -> Entry | list[Entry]:
+        if isinstance(item, slice):
+            return self._slice(item)
+        if item == 0 and self._first:
+            return self._first
+        position = item if item >= 0 else len(self) + item
+        if not 0 <= position < len(self):
+            raise IndexError(f"no entry at position {item}: the log holds {self.first_index}..{self.last_index}")
+        index = self.first_index + position
+        held = index - self._tail[0][1]
+        return self._tail[held] if held >= 0 else self._read(index, index + 1)[0]
+
+    def _slice(self, positions: slice) -> list[Entry]:
+        """A bounded prefix of the slice: at least two of its entries, since the core tells one from more than one."""
+        start, stop, _ = positions.indices(len(self))
+        first, end = self.first_index + start, self.first_index + min(stop, start + SLICE_ENTRIES)
+        if first >= end:
+            return []
+        held = first - self._tail[0][1]
+        entries = self._tail[held : held + end - first] if held >= 0 else self._read(first, end)
+        size = 0
+        for count, (command, _, _) in enumerate(entries):
+            size += len(command)
+            if size > SLICE_BYTES and count >= 2:
+                return entries[:count]
+        return entries
+
+    # --- term, vote, commit -------------------------------------------------------------------------------------------
+
+    def setRaftCommitIndex(self, raftCommitIndex: int) -> None:
+        self._commit = max(self._commit, raftCommitIndex)
+        if raftCommitIndex > self._durable:
+            self.barrier()  # a leader counts itself, so its own copy must be durable before the entry is committed
+
+    def getRaftCommitIndex(self) -> int:
+        return max(1, min(self._commit, self.last_index))
+
+    def setCurrentTerm(self, term: int, votedForNodeId: str | None) -> None:
+        self._term, self._vote = term, votedForNodeId
+        self._dirty = True
+        self.barrier()
+
+    def getCurrentTerm(self) -> int:
+        return self._term
+
+    def getVotedForNodeId(self) -> str | None:
+        return self._vote
+
+    # --- what a hello says --------------------------------------------------------------------------------------------
+
+    @property
+    def incarnation(self) -> bytes:
+        return self._meta.incarnation
+
+    @property
+    def boots(self) -> int:
+        return self._meta.boots
+
+    @property
+    def sequence(self) -> int:
+        """Number of the last synced batch."""
+        return self._meta.sequence
+
+    # --- memory -------------------------------------------------------------------------------------------------------
+
+    def _append(self, entry: Entry) -> None:
+        if self._first is None:
+            self._first = entry
+        self._tail.append(entry)
+        self._tail_bytes += len(entry[0])
+
+    def _trim(self) -> None:
+        """Let go of the oldest entries in memory, a quarter at a time. Only what is on disk may go."""
+        if len(self._tail) <= self._memory_entries and self._tail_bytes <= MEMORY_BYTES:
+            return
+        dropped = max(1, len(self._tail) // 4)
+        self._tail_bytes -= sum(len(command) for command, _, _ in self._tail[:dropped])
+        del self._tail[:dropped]
+
+    def _read(self, first: int, end: int) -> list[Entry]:
+        """Entries first..end-1 from disk."""
+        found = self._kv.iterate(Family.LOG, _KEY.pack(first), _KEY.pack(end))
+        entries = [_decode_entry(key, value) for key, value in found]
+        if [index for _, index, _ in entries] != list(range(first, end)):
+            faults.fatal(ExitCode.DAMAGED, "entries have gone from the log", first=first, end=end)
+        return entries
+
+
+def _check_witness(mark: Mark | None, meta: Meta) -> None:
+    facts = {"store": meta.sequence, "witness": mark.sequence if mark else None, "next": "serve --rejoin"}
+    if mark is None:
+        faults.fatal(ExitCode.DAMAGED, "the witness beside the store is missing or unreadable", **facts)
+    if mark.incarnation != meta.incarnation:
+        faults.fatal(ExitCode.DAMAGED, "the witness belongs to another life of this store", **facts)
+    if meta.sequence < mark.sequence:
+        faults.fatal(ExitCode.DAMAGED, "the store has lost batches that it had synced", **facts)
+
+
+def _encode_meta(meta: Meta) -> bytes:
+    body = msgspec.msgpack.encode(meta)
+    return zlib.crc32(body).to_bytes(4) + body
+
+
+def _decode_meta(raw: bytes | None) -> Meta:
+    if raw is None:
+        faults.fatal(ExitCode.DAMAGED, "the store holds no term and vote", next="serve --rejoin")
+    if zlib.crc32(raw[4:]).to_bytes(4) != raw[:4]:
+        faults.fatal(ExitCode.DAMAGED, "term and vote fail their checksum", next="serve --rejoin")
+    return msgspec.msgpack.decode(raw[4:], type=Meta)
+
+
+def _checksum(index: int, term: int, command: bytes) -> int:
+    return zlib.crc32(command, zlib.crc32(struct.pack(">QQ", index, term)))
+
+
+def _decode_entry(key: bytes, value: bytes) -> Entry:
+    (index,) = _KEY.unpack(key)
+    term, crc = _HEAD.unpack_from(value)
+    command = value[_HEAD.size :]
+    if _checksum(index, term, command) != crc:
+        faults.fatal(ExitCode.DAMAGED, "a log entry fails its checksum", index=index, next="serve --rejoin")
+    return command, index, term

@@ -1,0 +1,133 @@
+"""What a cluster answers, as values.
+
+Read from JSON leniently (members a newer server adds are ignored) and completely (a member that is missing is a server
+of another kind, and said so). A refusal is a value; only a read that cannot be answered raises.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import msgspec
+
+from swoosh.outcome import GuardOutcome
+
+T = TypeVar("T")
+
+
+class ClientError(Exception):
+    """Root of what the SDK raises."""
+
+
+class Unavailable(ClientError):
+    """Nobody could answer a read within the budget. The text says what each kind of attempt came to."""
+
+
+class Rejected(ClientError):
+    """The cluster answered a read with a refusal."""
+
+    def __init__(self, code: str, reasons: tuple[str, ...]) -> None:
+        super().__init__(f"{code}: {'; '.join(reasons)}" if reasons else code)
+        self.code = code
+        self.reasons = reasons
+
+
+class Accepted(msgspec.Struct, frozen=True):
+    """Committed and applied. With ``duplicate``, it had been before: these are the hashes of that first time."""
+
+    project: str
+    transition: str
+    index: int
+    hlc: str
+    state_pre_hash: str
+    state_post_hash: str
+    decision: str
+    guard_outcomes: tuple[GuardOutcome, ...] = ()
+    duplicate: bool = False
+    quarantined: bool = False
+    idem_key: str = ""
+
+
+class Refused(msgspec.Struct, frozen=True):
+    """Not applied, and never will be under this attempt. ``state_hash`` is HEAD, where a state was read.
+
+    ``code`` is one of swoosh.outcome.Code, or ``HTTP_<status>`` where something in between answered.
+    """
+
+    code: str
+    reasons: tuple[str, ...] = ()
+    failing_guard: str | None = None
+    guard_outcomes: tuple[GuardOutcome, ...] = ()
+    state_hash: str = ""
+    hlc_last: str = ""
+    quarantined: bool = False
+    retryable: bool = False
+    help: str = ""
+    idem_key: str = ""
+
+    def __str__(self) -> str:
+        by = f" by {self.failing_guard}" if self.failing_guard else ""
+        return f"{self.code}{by}: {'; '.join(self.reasons)}"
+
+
+class Unknown(msgspec.Struct, frozen=True):
+    """The budget ran out while an attempt may still be applied. Propose again with the same ``idem_key``."""
+
+    idem_key: str
+    reason: str
+
+
+class FactAccepted(msgspec.Struct, frozen=True):
+    """The fact is the newest of its kind and subject. Guards cite it by ``digest``."""
+
+    kind: str
+    subject: str
+    digest: str
+    index: int
+
+
+Outcome = Accepted | Refused | Unknown
+
+
+class State(msgspec.Struct, frozen=True):
+    """An answer to ``GET /state``. ``projection`` maps region names to their documents."""
+
+    state_hash: str
+    hlc_last: str
+    index: int
+    node: str
+    leader: str | None
+    consistency: str
+    projection: dict[str, Any]
+    region_hashes: dict[str, str] = {}
+
+
+def decode(body: bytes, kind: type[T]) -> T:
+    """An answer of this kind.
+
+    Raises:
+        ClientError: the body is something else.
+    """
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.DecodeError as error:
+        raise ClientError(f"not an answer of a SWOOSH node: {error}: {body[:120]!r}") from None
+
+
+def verdict(document: dict[str, Any], idem_key: str) -> Accepted | Refused:
+    """The outcome of one proposal from its JSON object."""
+    kind = Accepted if document.get("success") else Refused
+    try:
+        return msgspec.convert({**document, "idem_key": idem_key}, kind)
+    except msgspec.ValidationError as error:
+        raise ClientError(f"not an answer of a SWOOSH node: {error}") from None
+
+
+def refusal(status: int, body: bytes, idem_key: str = "") -> Refused:
+    """The refusal an error answer carries, whoever wrote it."""
+    try:
+        document = msgspec.json.decode(body, type=dict[str, Any])
+        return msgspec.convert({**document, "idem_key": idem_key}, Refused)
+    except (msgspec.DecodeError, msgspec.ValidationError):
+        text = body[:200].decode("utf-8", "replace").strip()
+        return Refused(code=f"HTTP_{status}", reasons=(text,) if text else (), idem_key=idem_key)

@@ -1,0 +1,125 @@
+"""DecisionRecord: the BUBBLE record of an accepted transition (Brief §9), derived from its WAL record alone.
+
+Every replica holds identical bytes, so the record can be handed out by any node and delivered by whichever leads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from swoosh import canonical
+from swoosh.hashing import PREFIX, digest_hex
+from swoosh.wal import WalRecord
+
+SCHEMA = "swoosh.dr.v1"
+REDACTED = "[REDACTED]"
+_UCXL_COMPONENT = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-")
+
+
+class DecisionRecord(msgspec.Struct, frozen=True):
+    """Who decided what, on which guards. ``dr_id`` is the typed hash of the record without ``dr_id`` itself."""
+
+    schema: str
+    dr_id: str
+    ucxl_address: str
+    index: int
+    term: int
+    project: str
+    transition: str
+    region: str
+    op_class: str
+    state_pre_hash: str
+    state_post_hash: str
+    inputs_hash: str
+    signer: str
+    on_behalf_of: str
+    idem_key: str
+    hlc: str
+    window_id: str
+    guards: dict[str, dict[str, Any]]
+    evidence: tuple[str, ...]
+    justification: str
+    record_hash: str
+    prev_dr: str
+    redactions: tuple[str, ...]
+
+
+def derive(record: WalRecord, record_hash: str, prev_dr: str, redactions: Sequence[str] = ()) -> DecisionRecord:
+    """The Decision Record of ``record``. ``prev_dr`` is the project's record before it, or empty."""
+    fields: dict[str, Any] = {
+        "schema": SCHEMA,
+        "ucxl_address": ucxl_address(record.project, record.seq),
+        "index": record.index,
+        "term": record.term,
+        "project": record.project,
+        "transition": record.transition_name,
+        "region": record.region,
+        "op_class": op_class(record.idem_key),
+        "state_pre_hash": record.state_pre_hash,
+        "state_post_hash": record.state_post_hash,
+        "inputs_hash": record.inputs_hash,
+        "signer": record.signer,
+        "on_behalf_of": record.on_behalf_of,
+        "idem_key": record.idem_key,
+        "hlc": record.hlc,
+        "window_id": record.window_id,
+        "guards": {g.name: {"ok": g.ok, "reasons": g.reasons, "facts": g.facts} for g in record.guard_outcomes},
+        "evidence": record.evidence,
+        "justification": _justification(record),
+        "record_hash": record_hash,
+        "prev_dr": prev_dr,
+    }
+    applied = tuple(sorted(path for path in redactions if _redact(fields, path.split("."))))
+    fields["redactions"] = applied
+    return DecisionRecord(dr_id=PREFIX + digest_hex("dr", canonical.encode(fields)), **fields)
+
+
+def encode(decision: DecisionRecord) -> bytes:
+    """Canonical bytes: what is stored and delivered."""
+    return canonical.encode(decision)
+
+
+def address(dr_id: str) -> str:
+    """``bubble://dr/<hex>``."""
+    return "bubble://dr/" + dr_id.removeprefix(PREFIX)
+
+
+def ucxl_address(project: str, seq: int) -> str:
+    """The strict UCXL address of a project's n-th Decision Record."""
+    component = "".join(c if c in _UCXL_COMPONENT else "-" for c in project)
+    return f"ucxl://swoosh:orchestrator@{component}:transition/*~{seq}/dr.json"
+
+
+def op_class(idem_key: str) -> str:
+    """The third part of ``goalId:beatIndex:opClass:uuid``, or empty where the key has another shape."""
+    parts = idem_key.split(":")
+    return parts[2] if len(parts) >= 4 else ""
+
+
+def _justification(record: WalRecord) -> str:
+    stated = [f"{g.name}: {'; '.join(g.reasons)}" for g in record.guard_outcomes if g.reasons]
+    return (
+        f"{record.transition_name} accepted. " + " ".join(f"{text}." for text in stated)
+        if stated
+        else (f"{record.transition_name} accepted.")
+    )
+
+
+def _redact(fields: dict[str, Any], path: list[str]) -> bool:
+    """Replace the text at ``path``; identity, hashes and chain links stay, or the record would prove nothing."""
+    *parents, last = path
+    node: Any = fields
+    for name in parents:
+        if not isinstance(node, dict) or name not in node:
+            return False
+        node = node[name]
+    if not isinstance(node, dict) or last not in node or (not parents and last not in _REDACTABLE):
+        return False
+    node[last] = REDACTED if isinstance(node[last], str) else ((REDACTED,) if node[last] else node[last])
+    return True
+
+
+_REDACTABLE = frozenset({"evidence", "justification", "on_behalf_of", "window_id", "idem_key"})

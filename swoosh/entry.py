@@ -1,0 +1,135 @@
+"""LogEntry: what Raft orders. One entry carries many items, so that one sync serves many proposals (group commit).
+
+The codec is msgpack with arrays in fixed order, hence deterministic. Everything a replica needs in order to judge is
+inside: the chart it was written under, the leader's stamp, and the verdicts that must not be taken twice
+(signatures, above all). Objects stay in the bytes they were signed in.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import msgpack
+
+from swoosh.errors import Corrupt
+
+FORMAT = 1
+
+
+class ProposalItem(NamedTuple):
+    """One proposal as sent. ``trusted``: accepted unsigned by a cluster made with ``--insecure-signers``.
+
+    ``voters``: principals whose votes inside the inputs were verified before the log.
+    """
+
+    sent: bytes
+    trusted: bool = False
+    voters: tuple[str, ...] = ()
+
+
+class BatchItem(NamedTuple):
+    """Proposals under one signature, kept whole so that it can be re-checked. ``@prev`` chains live inside one."""
+
+    signer: str
+    signature: str
+    proposals: tuple[ProposalItem, ...]
+
+
+class FactItem(NamedTuple):
+    """One signed fact as sent."""
+
+    sent: bytes
+
+
+Item = ProposalItem | BatchItem | FactItem
+
+
+class LogEntry(NamedTuple):
+    """The envelope. ``stamp_us`` is strictly increasing along the log; an entry without items is a barrier."""
+
+    chart_hash: str
+    leader: str
+    term: int
+    stamp_us: int
+    items: tuple[Item, ...]
+
+
+def encode(entry: LogEntry) -> bytes:
+    """The bytes Raft replicates."""
+    body = [FORMAT, entry.chart_hash, entry.leader, entry.term, entry.stamp_us, [_pack(item) for item in entry.items]]
+    return msgpack.packb(body, use_bin_type=True)
+
+
+def decode(data: bytes) -> LogEntry:
+    """The entry of ``data``.
+
+    Raises:
+        Corrupt: bytes that no node of this format version wrote.
+    """
+    try:
+        version, chart_hash, leader, term, stamp_us, items = msgpack.unpackb(data, use_list=False, raw=False)
+        if version != FORMAT:
+            raise Corrupt(f"log entry of format {version}; this build reads format {FORMAT}")
+        return LogEntry(chart_hash, leader, term, stamp_us, tuple(_unpack(item) for item in items))
+    except (ValueError, TypeError, KeyError, msgpack.UnpackException) as error:
+        raise Corrupt(f"log entry does not decode: {error}") from None
+
+
+def stamp_of(data: bytes) -> int:
+    """The stamp (µs) in an encoded entry, without unpacking its items.
+
+    Raises:
+        Corrupt: bytes that are not an entry of this format.
+    """
+    unpacker = msgpack.Unpacker(max_buffer_size=len(data))
+    unpacker.feed(data)
+    try:
+        if unpacker.read_array_header() != 6 or unpacker.unpack() != FORMAT:
+            raise Corrupt("not a log entry of this format")
+        for _ in range(3):
+            unpacker.skip()
+        stamp: int = unpacker.unpack()
+    except (ValueError, msgpack.UnpackException) as error:
+        raise Corrupt(f"log entry does not decode: {error}") from None
+    return stamp
+
+
+def pack_items(items: list[Item]) -> bytes:
+    """Items alone, as one node forwards them to another."""
+    return msgpack.packb([_pack(item) for item in items], use_bin_type=True)
+
+
+def unpack_items(data: bytes) -> list[Item]:
+    """The inverse of ``pack_items``.
+
+    Raises:
+        Corrupt: bytes that are not items.
+    """
+    try:
+        return [_unpack(item) for item in msgpack.unpackb(data, use_list=False, raw=False)]
+    except (ValueError, TypeError, KeyError, msgpack.UnpackException) as error:
+        raise Corrupt(f"items do not decode: {error}") from None
+
+
+def _pack(item: Item) -> list[Any]:
+    match item:
+        case ProposalItem(sent, trusted, voters):
+            return ["p", sent, trusted, voters]
+        case BatchItem(signer, signature, proposals):
+            return ["b", signer, signature, [_pack(proposal)[1:] for proposal in proposals]]
+        case FactItem(sent):
+            return ["f", sent]
+
+
+def _unpack(packed: tuple[Any, ...]) -> Item:
+    tag, *rest = packed
+    if tag == "p":
+        sent, trusted, voters = rest
+        return ProposalItem(sent, trusted, tuple(voters))
+    if tag == "b":
+        signer, signature, proposals = rest
+        return BatchItem(signer, signature, tuple(ProposalItem(s, t, tuple(v)) for s, t, v in proposals))
+    if tag == "f":
+        (sent,) = rest
+        return FactItem(sent)
+    raise ValueError(f"unknown item {tag!r}")

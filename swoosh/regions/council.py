@@ -1,0 +1,353 @@
+"""Council: who works, elected by a quorum (Brief §4, §6, §11).
+
+An election fixes roles, electorate and threshold; agents claim open roles; electors sign the exact set of claims; only
+then is anyone seated. Two nodes that saw different claims cannot both find a quorum for theirs, which is what keeps a
+split-brain council from existing. Whatever unseats a member begins a new election, so no old vote counts again.
+
+Claims and votes of a revoked identity count as never made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+from msgspec.structs import replace
+
+from swoosh import facts, limits, quorum
+from swoosh.catalog import Context, Verdict, effect, guard, inputs, passed, refused
+from swoosh.guards import has_role, is_revoked, said, signed_by_operator
+from swoosh.inputs import Count, Inputs, Principal, Text, check_distinct, check_hashes, check_names
+from swoosh.principal import normalise
+from swoosh.state import Certificate, Claim, Council, Member, Vote
+
+ELECTORS_MIN = 3  # fewer cannot outvote one that is wrong; a one-node cluster has nobody else to ask
+
+# --- what is sent -----------------------------------------------------------------------------------------------------
+
+
+@inputs
+class Profiles(Inputs, frozen=True):
+    """The roles to fill, the principals who may vote, and how many of them it takes."""
+
+    roles: Annotated[tuple[str, ...], Meta(min_length=1, max_length=limits.ROLES_MAX)]
+    electorate: Annotated[tuple[Principal, ...], Meta(min_length=1, max_length=limits.ELECTORS_MAX)]
+    threshold: Count
+
+    def __post_init__(self) -> None:
+        check_names("roles", *self.roles)
+        check_distinct("roles", self.roles)
+        check_distinct("electorate", tuple(map(normalise, self.electorate)))
+
+
+@inputs
+class RoleClaim(Inputs, frozen=True):
+    """A role, and what the agent calls itself."""
+
+    role: str
+    agent: str
+
+    def __post_init__(self) -> None:
+        check_names("role", self.role)
+        check_names("agent", self.agent)
+
+
+class Ballot(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One vote: ``approve``, ``eject:<role>`` or ``reelect``, signed by its voter (see signing.vote_preimage)."""
+
+    voter: Principal
+    vote: Annotated[str, Meta(max_length=limits.NAME_CHARS_MAX + len("eject:"))]
+    signature: Annotated[str, Meta(max_length=limits.NAME_CHARS_MAX)]
+
+
+Ballots = Annotated[tuple[Ballot, ...], Meta(max_length=limits.ELECTORS_MAX)]
+
+
+def _check_ballots(ballots: tuple[Ballot, ...]) -> None:
+    check_distinct("votes", tuple(normalise(ballot.voter) for ballot in ballots))
+
+
+@inputs
+class QuorumCertificate(Inputs, frozen=True):
+    """Votes for the exact set of claims now held."""
+
+    election: Count
+    member_set_hash: str
+    threshold: Count
+    votes: Ballots
+
+    def __post_init__(self) -> None:
+        check_hashes("member_set_hash", self.member_set_hash)
+        _check_ballots(self.votes)
+
+
+@inputs
+class Ejection(Inputs, frozen=True):
+    """The seat to vacate. Votes, over the seated set, where no operator signs."""
+
+    role: str
+    reason: Text
+    election: Count = 0
+    member_set_hash: str = ""
+    votes: Ballots = ()
+
+    def __post_init__(self) -> None:
+        check_names("role", self.role)
+        _check_ballots(self.votes)
+
+
+@inputs
+class Reelection(Inputs, frozen=True):
+    """Why all seats are vacated. Votes, over the seated set or none, where no operator signs."""
+
+    reason: Text
+    election: Count = 0
+    member_set_hash: str = ""
+    votes: Ballots = ()
+
+    def __post_init__(self) -> None:
+        _check_ballots(self.votes)
+
+
+@inputs
+class Tooling(Inputs, frozen=True):
+    """The version every tool is pinned to, and the content the council is then ready for."""
+
+    content_hash: str
+    pins: Annotated[dict[str, Text], Meta(min_length=1, max_length=limits.TOOLS_MAX)]
+
+    def __post_init__(self) -> None:
+        check_hashes("content_hash", self.content_hash)
+        check_names("pins", *self.pins)
+
+
+# --- electing ---------------------------------------------------------------------------------------------------------
+
+
+@guard
+def electorate_valid(c: Context) -> Verdict:
+    """Reads identities and cluster members; refuses too few electors, ones without the role, or no majority."""
+    electors = tuple(map(normalise, c.inputs.electorate))
+    count, threshold = len(electors), c.inputs.threshold
+    needed = 1 if len(c.registry.cluster.members.nodes) == 1 else ELECTORS_MIN
+    faults = [f"{elector[:120]} is not an unrevoked identity with the role elector" for elector in electors
+              if not has_role(c, elector, "elector")]  # fmt: skip
+    if count < needed:
+        faults.append(f"{count} electors; at least {needed} are needed")
+    if not quorum.majority(count) <= threshold <= count:
+        faults.append(f"threshold {threshold} of {count}; {quorum.majority(count)} to {count} is needed")
+    return refused(*faults) if faults else passed(f"{count} electors, {threshold} of whom decide")
+
+
+@guard
+def role_open(c: Context) -> Verdict:
+    """Reads the planned roles and claims; refuses a role that is not planned or is claimed."""
+    role, council = c.inputs.role, c.regions.council
+    if role not in council.planned_roles:
+        return refused(f"{role} is not planned; planned are {', '.join(council.planned_roles)}")
+    claim = _live_claims(c).get(role)
+    if claim is not None:
+        return refused(f"{role} is claimed by {claim.agent} ({claim.principal[:120]}); it must be released first")
+    return passed(f"{role} is open")
+
+
+@guard
+def agent_eligible(c: Context) -> Verdict:
+    """Reads the claimant's identity and the claims; refuses one who is no agent here, or who claimed another role."""
+    vouched = c.principal != c.signer
+    if is_revoked(c, c.principal):
+        return refused(f"{c.principal[:120]} was revoked")
+    if not vouched and not has_role(c, c.principal, "agent"):
+        return refused(f"{c.principal[:120]} does not hold the role agent in {c.project}")
+    taken = sorted(role for role, claim in _live_claims(c).items() if claim.principal == c.principal)
+    if taken:
+        return refused(f"{c.principal[:120]} claimed {taken[0]} in election {c.regions.council.election}; one role each")
+    return passed(f"{c.inputs.agent} is an agent{' its node vouches for' if vouched else ''} without a role")
+
+
+@guard
+def claim_owner_or_operator(c: Context) -> Verdict:
+    """Reads the claim; refuses anyone but the claimant or an operator."""
+    role = c.inputs.role
+    claim = c.regions.council.claims.get(role)
+    if claim is None:
+        return refused(f"{role} is not claimed")
+    if claim.principal == c.principal:
+        return passed(f"{claim.agent} gives {role} back")
+    if signed_by_operator(c):
+        return passed(f"an operator frees {role} from {claim.agent}")
+    return refused(f"{role} is claimed by {claim.principal[:120]}; that agent or an operator may release it")
+
+
+@guard
+def quorum_certificate(c: Context) -> Verdict:
+    """Reads claims, election, electorate and verified votes; refuses all but a quorum for the exact set now claimed."""
+    council, sent, claims = c.regions.council, c.inputs, _live_claims(c)
+    held = _set_hash(_members(claims))
+    electors = _counted(c)
+    faults = [f"role {role} is not claimed" for role in council.planned_roles if role not in claims]
+    if sent.election != council.election:
+        faults.append(f"the certificate is of election {sent.election}; this is election {council.election}")
+    if sent.member_set_hash != held:
+        faults.append(f"the certificate is over {sent.member_set_hash}; the claims now held hash to {held}")
+    if sent.threshold != council.threshold:
+        faults.append(f"the certificate says threshold {sent.threshold}; {council.threshold} was fixed")
+    if len(electors) < council.threshold:
+        faults.append(_too_few(c, electors))
+    return refused(*faults) if faults else passed(f"{len(electors)} of {len(council.electorate)} electors signed {held}")
+
+
+@effect
+def open_election(c: Context) -> Mapping[str, Any]:
+    """A new election under the rules named."""
+    rules = replace(
+        c.regions.council,
+        planned_roles=c.inputs.roles,
+        electorate=tuple(sorted(map(normalise, c.inputs.electorate))),
+        threshold=c.inputs.threshold,
+    )
+    return {"council": _new_election(rules, {})}
+
+
+@effect
+def claim_role(c: Context) -> Mapping[str, Any]:
+    """The role is the claimant's until certified or released."""
+    claims = {**c.regions.council.claims, c.inputs.role: Claim(c.inputs.agent, c.principal)}
+    return {"council": replace(c.regions.council, claims=claims)}
+
+
+@effect
+def release_role(c: Context) -> Mapping[str, Any]:
+    """The role is open again; how often that happened tells a later claim from a repeated one."""
+    council, role = c.regions.council, c.inputs.role
+    claims = {name: claim for name, claim in council.claims.items() if name != role}
+    releases = {**council.releases, role: council.releases.get(role, 0) + 1}
+    return {"council": replace(council, claims=claims, releases=releases)}
+
+
+@effect
+def seat_members(c: Context) -> Mapping[str, Any]:
+    """Exactly the certified set takes its seats; the certificate keeps the votes that counted."""
+    council, electors = c.regions.council, _counted(c)
+    members = _members(_live_claims(c))
+    signatures = {normalise(ballot.voter): ballot.signature for ballot in c.inputs.votes}
+    certificate = Certificate(
+        election=council.election,
+        member_set_hash=_set_hash(members),
+        threshold=council.threshold,
+        votes=tuple(Vote(elector, signatures[elector]) for elector in electors),
+    )
+    seated = replace(
+        council, members=members, member_set_hash=certificate.member_set_hash, certificate=certificate, claims={}
+    )
+    return {"council": seated}
+
+
+# --- tools ------------------------------------------------------------------------------------------------------------
+
+
+@guard
+def tools_green(c: Context) -> Verdict:
+    """Reads the tool fact of every pinned tool; refuses one that is stale, unreachable or of another version."""
+    faults, cited = [], []
+    for tool, version in sorted(c.inputs.pins.items()):
+        fact = c.fresh("tool", tool)
+        if fact is None:
+            faults.append(f"no fresh fact about tool {tool}; its probe must answer")
+            continue
+        cited.append(fact.digest)
+        seen = said(fact, facts.Tool)
+        if not seen.reachable:
+            faults.append(f"tool {tool} is unreachable")
+        elif seen.version != version:
+            faults.append(f"tool {tool} answers with version {seen.version[:80]}; pinned is {version[:80]}")
+    if faults:
+        return refused(*faults, facts=tuple(cited))
+    return passed(f"{len(cited)} tools answer with their pinned versions", facts=tuple(cited))
+
+
+@effect
+def pin_tools(c: Context) -> Mapping[str, Any]:
+    """The pins, and the content the council is ready for."""
+    return {"council": replace(c.regions.council, tool_pins=c.inputs.pins, basis=c.inputs.content_hash)}
+
+
+# --- unseating --------------------------------------------------------------------------------------------------------
+
+
+@guard
+def member_named(c: Context) -> Verdict:
+    """Reads the members; refuses a role nobody is seated in."""
+    seat = next((member for member in c.regions.council.members if member.role == c.inputs.role), None)
+    if seat is None:
+        return refused(f"nobody is seated as {c.inputs.role}")
+    return passed(f"{seat.agent} is seated as {seat.role}")
+
+
+@guard
+def operator_or_quorum(c: Context) -> Verdict:
+    """Reads the signer, or election, member set and verified votes; refuses less than an operator or a quorum."""
+    if signed_by_operator(c):
+        return passed("an operator decides")
+    council, sent, electors = c.regions.council, c.inputs, _counted(c)
+    faults = []
+    if sent.election != council.election:
+        faults.append(f"the votes are of election {sent.election}; this is election {council.election}")
+    if sent.member_set_hash != council.member_set_hash:
+        faults.append(f"the votes are about {sent.member_set_hash or 'no set'}; seated is "
+                      f"{council.member_set_hash or 'nobody'}")  # fmt: skip
+    if len(electors) < council.threshold:
+        faults.append(_too_few(c, electors))
+    return refused(*faults) if faults else passed(f"{len(electors)} of {len(council.electorate)} electors decide")
+
+
+@effect
+def eject_member(c: Context) -> Mapping[str, Any]:
+    """The others keep what they had as claims; the new election must certify them again."""
+    others = {m.role: Claim(m.agent, m.principal) for m in c.regions.council.members if m.role != c.inputs.role}
+    return {"council": _new_election(c.regions.council, others)}
+
+
+@effect
+def clear_council(c: Context) -> Mapping[str, Any]:
+    """Nobody is seated and nothing is claimed."""
+    return {"council": _new_election(c.regions.council, {})}
+
+
+# --- shared -----------------------------------------------------------------------------------------------------------
+
+
+def _new_election(council: Council, claims: dict[str, Claim]) -> Council:
+    return Council(
+        phase=council.phase,
+        planned_roles=council.planned_roles,
+        electorate=council.electorate,
+        threshold=council.threshold,
+        election=council.election + 1,
+        claims=claims,
+    )
+
+
+def _live_claims(c: Context) -> dict[str, Claim]:
+    return {role: claim for role, claim in c.regions.council.claims.items() if not is_revoked(c, claim.principal)}
+
+
+def _members(claims: Mapping[str, Claim]) -> tuple[Member, ...]:
+    return tuple(Member(role, claim.agent, claim.principal) for role, claim in sorted(claims.items()))
+
+
+def _set_hash(members: Iterable[Member]) -> str:
+    return quorum.member_set_hash((member.role, member.agent, member.principal) for member in members)
+
+
+def _counted(c: Context) -> tuple[str, ...]:
+    """The electors of this election whose vote was verified and who may still vote, sorted."""
+    return tuple(elector for elector in c.regions.council.electorate
+                 if elector in c.voters and has_role(c, elector, "elector"))  # fmt: skip
+
+
+def _too_few(c: Context, electors: tuple[str, ...]) -> str:
+    council = c.regions.council
+    return f"{len(electors)} electors of {len(council.electorate)} validly signed; {council.threshold} are needed"

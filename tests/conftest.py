@@ -1,0 +1,17 @@
+"""Marks everything below tests/system as slow, so that a plain `pytest` leaves it out.
+
+Must never hold fixtures of one part of the house: those live beside the tests that use them.
+"""
+
+from pathlib import Path
+
+import pytest
+
+SYSTEM = Path(__file__).parent / "system"
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest itself deselects by marker
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if SYSTEM in item.path.parents:
+            item.add_marker(pytest.mark.system)

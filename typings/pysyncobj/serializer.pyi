@@ -1,0 +1,19 @@
+from collections.abc import Callable
+from typing import Any
+
+class Serializer:
+    def __init__(
+        self,
+        fileName: str | None,
+        transmissionBatchSize: int,
+        tryUseFork: bool,
+        serializer: Callable[[str, Any], object] | None,
+        deserializer: Callable[[str], Any] | None,
+        serializeChecker: Callable[[], int] | None,
+    ) -> None: ...
+    def checkSerializing(self) -> tuple[int, int | None]: ...
+    def serialize(self, data: Any, id: int) -> None: ...
+    def deserialize(self) -> Any: ...
+    def getTransmissionData(self, transmissionID: str) -> Any: ...
+    def setTransmissionData(self, data: Any) -> bool: ...
+    def cancelTransmisstion(self, id: str) -> None: ...  # the library's spelling
