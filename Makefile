@@ -57,8 +57,8 @@ bench: $(STAMP) ## Throughput and latency of three real nodes
 	@$(BIN)/python -m chaos.bench
 
 .PHONY: docs
-docs: $(STAMP) ## Write the generated pages anew (statechart, guards, codes, settings, metrics)
-	@$(BIN)/python -m cluster docs
+docs: $(STAMP) ## Write the generated pages anew (statechart, guards, facts, codes, settings, limits)
+	@$(BIN)/python -m cluster.docs
 
 .PHONY: clean
 clean: ## Remove caches and what runs left behind; keeps .venv

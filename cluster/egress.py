@@ -8,7 +8,6 @@ This module must never follow a redirect, keep a cookie, or ask the environment 
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterable, Mapping
 
 import aiohttp
@@ -28,9 +27,7 @@ class Unreachable(Exception):
 class PeerHttp:
     """Pooled connections to the other members' peer ports."""
 
-    def __init__(
-        self, credentials: Credentials, cluster_id: str, addresses: Mapping[str, tuple[str, int]]
-    ) -> None:
+    def __init__(self, credentials: Credentials, cluster_id: str, addresses: Mapping[str, tuple[str, int]]) -> None:
         """Needs a running loop. `addresses` are the peer ports by member id."""
         self._cluster_id = cluster_id
         self._addresses = dict(addresses)
@@ -47,7 +44,9 @@ class PeerHttp:
         )
 
     async def post(self, peer: str, path: str, body: AsyncIterable[bytes]) -> tuple[int, bytes]:
-        """Status and body of a member's reply to a msgpack message. `body` is first asked for bytes once a connection stands.
+        """Status and body of a member's reply to a msgpack message.
+
+        `body` is first asked for bytes once a connection stands.
 
         Raises:
             Unreachable: there was no whole reply.
@@ -64,7 +63,7 @@ class PeerHttp:
                 allow_redirects=False,
             ) as reply:
                 return reply.status, await _bounded(reply.content)
-        except (aiohttp.ClientError, OSError, asyncio.TimeoutError) as error:
+        except (aiohttp.ClientError, OSError) as error:
             raise Unreachable(f"{peer} at {host}:{port}: {type(error).__name__} {error}"[:300]) from None
 
     async def close(self) -> None:

@@ -21,15 +21,16 @@ from cluster.clock import Clock, Handle, done_by
 from cluster.config import Config
 from cluster.entropy import Entropy
 from cluster.faults import ExitCode
+from cluster.nodekey import NodeKey
 from cluster.proposals import Proposals
 from cluster.providers.license import LicenseFile
 from cluster.raft.driver import Fate, Identity, Links, NoQuorum, NotLeader, Raft, Role
 from cluster.raft.journal import Journal
-from cluster.steward import NodeKey, Steward
+from cluster.steward import Steward
 from cluster.storage.snapshots import Snapshots
 from cluster.storage.store import Store
 from swoosh.chart import Chart
-from swoosh.entry import Item, stamp_of
+from swoosh.entry import Item, owed, signers_of, stamp_of
 from swoosh.genesis import Genesis
 from swoosh.machine import Applied, Machine
 from swoosh.outcome import Code, Refused
@@ -110,7 +111,7 @@ class Node:
         self._started_at = self.clock.monotonic()
         await self.raft.start()
         self._pulse()
-        self.spawn(self._catch_up())
+        self._background = [self.spawn(self._catch_up()), self.spawn(self.snapshots.run(self.machine))]
 
     async def stop(self) -> None:
         """Stop admitting, hand leadership over, leave. The store is synced and closed by who opened it."""
@@ -119,8 +120,9 @@ class Node:
         await self.raft.transfer_leadership(None)
         if self._pulse_timer is not None:
             self._pulse_timer.cancel()
-        for task in [*self._leading, *self._tasks]:
+        for task in self._tasks:
             task.cancel()
+        await self.snapshots.settle()
         await self.raft.stop()
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -212,7 +214,9 @@ class Node:
                 for answer in answers
             )
             if not refused_for_want_of_a_leader or self.clock.monotonic() >= held_until or self._stopping:
-                return self._record_refusals(answers)
+                if not dry_run:
+                    self._note_refusals(items, answers)
+                return answers
             await self._leadership_moves(held_until)
 
     async def _submit_once(self, items: Sequence[Item], deadline: float, dry_run: bool) -> list[Answer]:
@@ -220,24 +224,24 @@ class Node:
         if self.raft.role is Role.LEADER:
             return await self.submit_as_leader(items, deadline, dry_run=dry_run)
         if leader is None or leader == self.config.node_id:
-            return [not_admitted(Code.NO_LEADER, "no leader is known")]
+            return [not_admitted(Code.NO_LEADER, "no leader is known")] * sum(map(owed, items))
         return await self._forwarder.submit(leader, items, deadline, dry_run=dry_run)
 
     async def submit_as_leader(self, items: Sequence[Item], deadline: float, *, dry_run: bool = False) -> list[Answer]:
         """Submit where this node leads: what a forwarded hop ends in. Never forwards again."""
         if self.raft.role is not Role.LEADER or self._stopping:
-            return [not_admitted(Code.NO_LEADER, f"{self.config.node_id} does not lead")] * max(len(items), 1)
+            return [not_admitted(Code.NO_LEADER, f"{self.config.node_id} does not lead")] * sum(map(owed, items))
         return await self._proposals.submit(items, deadline, dry_run=dry_run)
 
     async def _submit_here(self, items: Sequence[Item], deadline: float) -> list[Answer]:
         return await self.submit_as_leader(items, deadline)
 
-    def _record_refusals(self, answers: list[Answer]) -> list[Answer]:
+    def _note_refusals(self, items: Sequence[Item], answers: Sequence[Answer]) -> None:
         """Operators ask who was refused and why; node-local, outside every hash."""
-        for answer in answers:
+        signers = (signer for item in items for signer in signers_of(item))
+        for signer, answer in zip(signers, answers, strict=True):
             if isinstance(answer, Refused):
-                self.store.reject(answer, self.clock.wall_us())
-        return answers
+                self.store.reject(answer, self.clock.wall_us(), signer)
 
     async def _leadership_moves(self, deadline: float) -> None:
         if self._moved_on is None or self._moved_on.done():

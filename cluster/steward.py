@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 
 from cluster.answers import Answer
 from cluster.clock import Clock
+from cluster.nodekey import NodeKey
 from swoosh import hlc, signing
 from swoosh.entry import Item, ProposalItem
 from swoosh.hlc import HLC
 from swoosh.machine import Applied, Layer, Machine
 from swoosh.outcome import Accepted
-from swoosh.principal import name_of
 from swoosh.proposal import CLUSTER, inputs_hash, to_sent
 from swoosh.reducer import Place
 from swoosh.state import SERVED, Project, ProjectRegions, Task, as_project
@@ -28,18 +28,6 @@ SWEEP_SECONDS = 0.5
 SWEEP_PROJECTS = 200
 BATCH_MAX = 64
 SUBMIT_SECONDS = 5.0
-
-
-class NodeKey(NamedTuple):
-    """The node's signing key and its principal."""
-
-    private: signing.Signer
-    principal: str
-
-    @classmethod
-    def of(cls, private: Any) -> NodeKey:
-        """From ``cryptography``'s Ed25519PrivateKey."""
-        return cls(private, name_of(private.public_key().public_bytes_raw()))
 
 
 class Duty(NamedTuple):

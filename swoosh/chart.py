@@ -243,7 +243,7 @@ def _transition_faults(transition: Transition, regions: Mapping[str, RegionShape
 
 
 def _phase_faults(region: RegionShape, transitions: Mapping[str, Transition]) -> Iterator[str]:
-    edges = [edge for transition in transitions.values() for edge in _edges(transition, region)]
+    edges = [edge for transition in transitions.values() for edge in moves(transition, region)]
     reached, frontier = {region.initial}, [region.initial]
     while frontier:
         phase = frontier.pop()
@@ -259,7 +259,8 @@ def _phase_faults(region: RegionShape, transitions: Mapping[str, Transition]) ->
             yield f"{region.name}: phase {phase} cannot be left and is not final"
 
 
-def _edges(transition: Transition, region: RegionShape) -> Iterator[tuple[str, str]]:
+def moves(transition: Transition, region: RegionShape) -> Iterator[tuple[str, str]]:
+    """(source, target) of every move of ``region`` that a transition can make."""
     if transition.region == region.name:
         yield from transition.targets.items()
         if transition.choice:

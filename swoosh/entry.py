@@ -10,8 +10,10 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import msgpack
+import msgspec
 
 from swoosh.errors import Corrupt
+from swoosh.principal import normalise
 
 FORMAT = 1
 
@@ -42,6 +44,11 @@ class FactItem(NamedTuple):
 
 
 Item = ProposalItem | BatchItem | FactItem
+
+
+def owed(item: Item) -> int:
+    """How many outcomes an item has: one per proposal or fact in it."""
+    return len(item.proposals) if isinstance(item, BatchItem) else 1
 
 
 class LogEntry(NamedTuple):
@@ -109,6 +116,28 @@ def unpack_items(data: bytes) -> list[Item]:
         return [_unpack(item) for item in msgpack.unpackb(data, use_list=False, raw=False)]
     except (ValueError, TypeError, KeyError, msgpack.UnpackException) as error:
         raise Corrupt(f"items do not decode: {error}") from None
+
+
+def signers_of(item: Item) -> list[str]:
+    """Who signed each proposal or fact of an item, as canonical principals; one per answer it is owed."""
+    match item:
+        case ProposalItem(sent):
+            return [normalise(_Signed.read(sent).signer)]
+        case BatchItem(signer, _, proposals):
+            return [signer] * len(proposals)
+        case FactItem(sent):
+            return [normalise(_Signed.read(sent).provider)]
+
+
+class _Signed(msgspec.Struct):
+    """As much of an object as sent as names its signer."""
+
+    signer: str = ""
+    provider: str = ""
+
+    @classmethod
+    def read(cls, sent: bytes) -> _Signed:
+        return msgspec.json.decode(sent, type=cls)
 
 
 def _pack(item: Item) -> list[Any]:

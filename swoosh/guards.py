@@ -33,8 +33,8 @@ def authorised(c: Context) -> Verdict:
     lacking = may_sign(c.transition, c.roles, on_behalf=c.principal != c.signer)
     if lacking is not None:
         return refused(lacking)
-    behalf = f" on behalf of {c.principal[:120]}" if c.principal != c.signer else ""
-    return passed(f"{c.signer[:120]} holds {', '.join(c.roles)} and may sign {c.transition.name}{behalf}")
+    behalf = f" on behalf of {c.principal}" if c.principal != c.signer else ""
+    return passed(f"{c.signer} holds {', '.join(c.roles)} and may sign {c.transition.name}{behalf}")
 
 
 def may_sign(transition: Transition, roles: tuple[str, ...], *, on_behalf: bool) -> str | None:
@@ -126,7 +126,7 @@ def regions_ready(c: Context) -> Verdict:
 
 @guard
 def hashes_match(c: Context) -> Verdict:
-    """Reads the inputs' hashes, ingestion's pin, the bases and hashes of council and environment; refuses a difference."""
+    """Reads the inputs' hashes, ingestion's pin, bases and hashes of council and environment; refuses a difference."""
     r, named = c.regions, c.inputs
     faults = [
         f"{what} is {held or 'not set'}; the inputs name {wanted}"

@@ -17,12 +17,18 @@ from swoosh.catalog import inputs
 from swoosh.hashing import PREFIX, is_hex
 
 Text = Annotated[str, Meta(min_length=1, max_length=limits.TEXT_CHARS_MAX)]
+Word = Annotated[str, Meta(min_length=1, max_length=limits.NAME_CHARS_MAX)]
 OptionalText = Annotated[str, Meta(max_length=limits.TEXT_CHARS_MAX)]
 Address = Annotated[str, Meta(min_length=1, max_length=limits.ADDRESS_CHARS_MAX)]
 Principal = Annotated[str, Meta(min_length=1, max_length=limits.SIGNER_CHARS_MAX)]
 Count = Annotated[int, Meta(ge=0, le=limits.COUNT_MAX)]
 
 _PRINTABLE = frozenset(map(chr, range(0x21, 0x7F)))
+
+
+def is_printable(text: str) -> bool:
+    """Whether a text may be a key of a hashed object: printable ASCII without a space."""
+    return _PRINTABLE.issuperset(text)
 
 
 def check_names(what: str, *names: str) -> None:
@@ -32,7 +38,7 @@ def check_names(what: str, *names: str) -> None:
         ValueError: the first that is not.
     """
     for name in names:
-        if not (0 < len(name) <= limits.NAME_CHARS_MAX and _PRINTABLE.issuperset(name)):
+        if not (0 < len(name) <= limits.NAME_CHARS_MAX and is_printable(name)):
             raise ValueError(
                 f"{what}: expected 1 to {limits.NAME_CHARS_MAX} printable ASCII characters, got {name[:80]!r}"
             )

@@ -383,14 +383,13 @@ class MemorySource:
     """
 
     def __init__(self, projects: Iterable[Project], position: Position) -> None:
-        self._projects = {project.id: project for project in projects}
-        self._rows: dict[tuple[str, ...], bytes] = {}
+        self._rows: dict[str, dict[tuple[str, ...], bytes]] = {}
         self._ledger: dict[tuple[str, str], LedgerEntry] = {}
         self._facts: dict[str, Known] = {}
         self._position = position
         self.records: dict[str, list[bytes]] = {}
         self.decisions: dict[str, bytes] = {}
-        for project in self._projects.values():
+        for project in projects:
             self._put(state.rows_changed(None, project))
 
     def commit(self, applied: Applied) -> None:
@@ -403,19 +402,27 @@ class MemorySource:
         self.decisions.update({decided.dr_id: data for decided, data in applied.decisions})
         self._position = applied.position
 
+    def copy(self) -> MemorySource:
+        """A source that holds the same and changes by itself."""
+        twin = MemorySource((), self._position)
+        twin._rows = {project_id: dict(rows) for project_id, rows in self._rows.items()}
+        twin._ledger, twin._facts = dict(self._ledger), dict(self._facts)
+        twin.records = {project_id: list(data) for project_id, data in self.records.items()}
+        twin.decisions = dict(self.decisions)
+        return twin
+
     def position(self) -> Position:
         return self._position
 
     def projects(self) -> Iterator[tuple[str, HeadSummary]]:
-        for path in sorted(self._rows):
-            if len(path) == 1:
-                project = self.project(path[0])
-                if project is not None:
-                    yield path[0], HeadSummary(project.state_hash, project.wal_head, project.ledger_digest)
+        for project_id in sorted(self._rows):
+            project = self.project(project_id)
+            if project is not None:
+                yield project_id, HeadSummary(project.state_hash, project.wal_head, project.ledger_digest)
 
     def project(self, project_id: str) -> Project | None:
-        rows = [(path, data) for path, data in self._rows.items() if path[0] == project_id]
-        return state.project_from_rows(project_id, rows) if rows else None
+        rows = self._rows.get(project_id)
+        return state.project_from_rows(project_id, rows.items()) if rows else None
 
     def ledger(self, project_id: str, idem_key: str) -> LedgerEntry | None:
         return self._ledger.get((project_id, idem_key))
@@ -425,10 +432,11 @@ class MemorySource:
 
     def _put(self, rows: Iterable[Row]) -> None:
         for path, data in rows:
+            held = self._rows.setdefault(path[0], {})
             if data is None:
-                self._rows.pop(path, None)
+                held.pop(path, None)
             else:
-                self._rows[path] = data
+                held[path] = data
 
 
 def _size(item: Item) -> int:

@@ -38,6 +38,11 @@ def fact_preimage(sent: Mapping[str, Any], cluster_id: str) -> bytes:
     return _signed_object("fact", sent, cluster_id)
 
 
+def order_preimage(sent: Mapping[str, Any], cluster_id: str) -> bytes:
+    """Bytes an admin's order to one node covers."""
+    return _signed_object("order", sent, cluster_id)
+
+
 def batch_preimage(proposals: list[Any], cluster_id: str) -> bytes:
     """Bytes the one signature of a batch covers."""
     return preimage("batch", canonical.encode({"cluster_id": cluster_id, "proposals": proposals}))

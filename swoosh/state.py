@@ -172,7 +172,7 @@ class Verdict(Item, frozen=True):
 
 
 class Task(Item, frozen=True):
-    """One task of the locked plan. ``state``: OPEN, CLAIMED or DONE. A claim expires by beat, by stamp (ms), or never (0)."""
+    """One task of the plan. ``state``: OPEN, CLAIMED or DONE. A claim expires by beat, by stamp (ms), or never (0)."""
 
     title: str
     state: str = "OPEN"

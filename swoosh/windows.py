@@ -124,7 +124,7 @@ def _of_frame(board: Board, now_ms: int) -> Window | None:
 
 
 def _stale_at(frame: Known, beats: int) -> int:
-    tempo = frame.body["tempo_mbpm"]
+    tempo: int = frame.body["tempo_mbpm"]
     if tempo <= 0:
         return frame.observed_at
     return min(frame.expires_at, frame.observed_at + beats * _MS_PER_BEAT_AT_1_MBPM // tempo)

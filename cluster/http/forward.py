@@ -28,7 +28,7 @@ from cluster.http.request import LIMITS, NODE, Limits, read_body
 from cluster.node import Node
 from cluster.peerport import peer_id
 from swoosh import limits
-from swoosh.entry import BatchItem, Item, pack_items, unpack_items
+from swoosh.entry import Item, owed, pack_items, unpack_items
 from swoosh.errors import Corrupt, Malformed
 from swoosh.outcome import Code
 
@@ -65,7 +65,7 @@ class Call:
     @property
     def size(self) -> int:
         """How many answers it is owed: one per proposal or fact."""
-        return sum(len(item.proposals) if isinstance(item, BatchItem) else 1 for item in self.items)
+        return sum(map(owed, self.items))
 
     def settle(self, answers: list[Answer]) -> None:
         """Answer it, unless it was answered before."""

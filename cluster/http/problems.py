@@ -90,7 +90,8 @@ def phrase(code: Code) -> str:
 def guards_v1(outcomes: tuple[GuardOutcome, ...], code: Code | None = None) -> dict[str, bool]:
     """The five booleans of v1.0.0: false where a guard of that family refused, or its gate was closed."""
     failed = {outcome.name for outcome in outcomes if not outcome.ok}
-    return {name: not (guards & failed) and _GATES_V1.get(code) != name for name, guards in _GUARDS_V1.items()}  # type: ignore[call-overload]
+    closed = None if code is None else _GATES_V1.get(code)
+    return {name: not (guards & failed) and name != closed for name, guards in _GUARDS_V1.items()}
 
 
 # --- documents --------------------------------------------------------------------------------------------------------
@@ -188,6 +189,13 @@ def refuse(code: Code, *reasons: str, **extra: Any) -> web.Response:
     return _json(STATUS[code], body, _headers(Refused(code, reasons)))
 
 
+def internal() -> web.Response:
+    """A handler failed: a bug. Whether a proposal went in before it did is not known here."""
+    reason = "the handler failed; its log has the trace"
+    do = "if this was a proposal, repeat it with the same idem_key: it is applied once or not at all"
+    return refuse(Code.INTERNAL, reason, help=do)
+
+
 def absent(project: str, genesis_hash: str) -> web.Response:
     """A read of a project nobody created. Its hash is known all the same: it is what `genesis` spells."""
     reason = f"no project {project!r} exists; its state_hash is that of genesis"
@@ -195,11 +203,11 @@ def absent(project: str, genesis_hash: str) -> web.Response:
     return _json(HTTPStatus.NOT_FOUND, {**_refused(refused), "genesis_hash": genesis_hash})
 
 
-def cold(missing: str) -> web.Response:
+def cold(missing: list[str]) -> web.Response:
     """The node has not caught up since its start."""
-    waiting = not_admitted(Code.COLD, missing)
-    _, body = document(waiting)
-    return _json(STATUS[Code.COLD], {"status": "cold", "missing": [missing], **body}, _headers(waiting))
+    waiting = not_admitted(Code.COLD, "; ".join(missing))
+    status, body = document(waiting)
+    return _json(status, {"status": "cold", "missing": missing, **body}, _headers(waiting))
 
 
 def not_modified(etag: str) -> web.Response:
@@ -237,8 +245,12 @@ def peer_answers(body: bytes) -> web.Response:
 
 def timeout_head(seconds: float) -> bytes:
     """The raw response to a request whose head did not arrive in time; no handler ever saw it."""
-    body = msgspec.json.encode(_refused(Refused(Code.TOO_SLOW, (f"the request's head took longer than {seconds:g} s",))))
-    head = f"HTTP/1.1 408 Request Timeout\r\nContent-Type: {JSON}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    reason = f"the request's head took longer than {seconds:g} s"
+    body = msgspec.json.encode(_refused(Refused(Code.TOO_SLOW, (reason,))))
+    head = (
+        f"HTTP/1.1 {HTTPStatus.REQUEST_TIMEOUT} {HTTPStatus.REQUEST_TIMEOUT.phrase}\r\n"
+        f"Content-Type: {JSON}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    )
     return head.encode() + body
 
 
@@ -258,8 +270,6 @@ def _headers(answer: Answer) -> dict[str, str]:
         if STATUS[answer.code] == HTTPStatus.UNAUTHORIZED:
             return {"WWW-Authenticate": "Bearer" if answer.code == Code.UNSIGNED else "HMMM-Ed25519"}
     return {}
-
-
 
 
 def succeeded(status: int) -> bool:

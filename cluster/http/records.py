@@ -24,14 +24,12 @@ PAGE_MAX = 1_000
 
 async def get_wal(request: web.Request) -> web.Response:
     """WAL records of one project, from sequence number `from` on (Brief §7)."""
-    store = request.app[NODE].store
-    return await _page(request, lambda project, start, limit: store.wal(project, start, limit))
+    return await _page(request, request.app[NODE].store.wal)
 
 
 async def get_decisions(request: web.Request) -> web.Response:
     """Decision Records of one project, from sequence number `from` on (Brief §9)."""
-    store = request.app[NODE].store
-    return await _page(request, lambda project, start, limit: store.decisions(project, start, limit))
+    return await _page(request, request.app[NODE].store.decisions)
 
 
 async def _page(request: web.Request, read: Callable[[str, int, int], Iterable[bytes]]) -> web.Response:

@@ -16,6 +16,7 @@ from aiohttp import web
 from cluster.answers import Unavailable, not_admitted
 from cluster.clock import Clock, done_by
 from cluster.node import Node
+from cluster.telemetry.metrics import Metrics
 from swoosh import limits, proposal, state
 from swoosh.errors import Malformed
 from swoosh.outcome import Code
@@ -46,6 +47,7 @@ class Limits:
 
 NODE = web.AppKey("node", Node)
 LIMITS = web.AppKey("limits", Limits)
+METRICS = web.AppKey("metrics", Metrics)
 PROJECT = web.RequestKey("project", str)
 """The project a request is about, once a handler knows it; `X-Swoosh-State-Hash` is that project's."""
 
@@ -92,6 +94,14 @@ async def _read(request: web.Request, largest: int) -> bytes:
         if len(body) > largest:
             raise Malformed(f"the body has more than {largest} bytes", Code.TOO_LARGE)
     return bytes(body)
+
+
+def about(request: web.Request, project_id: object) -> None:
+    """Note which project a body names, if it names one."""
+    try:
+        request[PROJECT] = proposal.project_id(str(project_id))
+    except Malformed:
+        return
 
 
 # --- query ------------------------------------------------------------------------------------------------------------
@@ -186,8 +196,8 @@ def consistency_of(request: web.Request) -> str:
 
 
 def head_of(node: Node, project_id: str) -> state.Project | None:
-    """The committed project, or None: unknown, or nothing is verified yet."""
-    return None if node.ready is not None else node.machine.project(project_id)
+    """The committed project, or None: unknown, or this node has not caught up."""
+    return node.machine.project(project_id) if node.caught_up else None
 
 
 def provenance(request: web.Request) -> dict[str, Any]:

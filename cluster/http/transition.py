@@ -6,7 +6,8 @@ before the cluster has: 202 is the same verdict as 200, sent no earlier.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Sequence
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -15,8 +16,9 @@ from aiohttp import web
 from cluster.answers import Answer
 from cluster.http import problems
 from cluster.http.request import (
+    METRICS,
     NODE,
-    PROJECT,
+    about,
     consistent,
     deadline,
     flag,
@@ -28,7 +30,7 @@ from cluster.http.request import (
 from cluster.node import Node
 from swoosh import canonical, limits, wal
 from swoosh import proposal as proposals
-from swoosh.entry import BatchItem, Item, ProposalItem
+from swoosh.entry import BatchItem, Item, ProposalItem, owed
 from swoosh.errors import Malformed
 from swoosh.outcome import Accepted, Code, Refused
 
@@ -50,7 +52,7 @@ async def post_transition(request: web.Request) -> web.Response:
     """One proposal (Brief §5). `?dry_run=true` judges it and commits nothing."""
     dry_run = flag(request, "dry_run")
     item = admit(request, await read_body(request, limits.BODY_BYTES_MAX, problems.JSON))
-    answer = await submit(request, item, dry_run=dry_run)
+    [answer] = await submit(request, [item], dry_run=dry_run)
     if isinstance(answer, Accepted) and "respond-async" in preferences(request) and not dry_run:
         return problems.accepted_later(answer)
     return problems.respond(answer)
@@ -66,20 +68,28 @@ def admit(request: web.Request, body: bytes, *, belongs: frozenset[str] | None =
     document = canonical.parse(body)
     if isinstance(document, dict):
         _heed_headers(request, document)
-        if isinstance(document.get("project", proposals.DEFAULT_PROJECT), str):
-            request[PROJECT] = document.get("project", proposals.DEFAULT_PROJECT)
+        about(request, document.get("project", proposals.DEFAULT_PROJECT))
         if belongs is not None:
             _check_belongs(node, document, belongs)
     return node.admission.proposal(document)
 
 
-async def submit(request: web.Request, item: Item | Refused, *, dry_run: bool = False) -> Answer:
-    """The answer to one item; a refusal before the log is told HEAD, as any refusal is."""
-    node = request.app[NODE]
-    if isinstance(item, Refused):
-        return with_head(node, item)
-    answers = await node.submit([item], deadline(request), dry_run=dry_run)
-    return answers[0]
+async def submit(request: web.Request, admitted: Sequence[Item | Refused], *, dry_run: bool = False) -> list[Answer]:
+    """Answers in order, one per proposal or fact. What was refused before the log keeps its place, and is told HEAD."""
+    node, metrics = request.app[NODE], request.app[METRICS]
+    received = node.clock.monotonic()
+    items = [item for item in admitted if not isinstance(item, Refused)]
+    judged = iter(await node.submit(items, deadline(request), dry_run=dry_run) if items else ())
+    answers: list[Answer] = []
+    for item in admitted:
+        if isinstance(item, Refused):
+            answers.append(with_head(node, item))
+        else:
+            answers.extend(islice(judged, owed(item)))
+    if not dry_run:
+        for answer in answers:
+            metrics.on_answer(answer, node.clock.monotonic() - received)
+    return answers
 
 
 def with_head(node: Node, refused: Refused) -> Refused:
@@ -98,9 +108,8 @@ def with_head(node: Node, refused: Refused) -> Refused:
 def _heed_headers(request: web.Request, document: dict[str, Any]) -> None:
     """A signature may come as a header; what else a header repeats must agree with the body."""
     signature = request.headers.get("X-HMMM-Signature")
-    if signature is not None:
-        if document.setdefault("signature", signature) != signature:
-            raise Malformed("X-HMMM-Signature differs from signature in the body", Code.HEADER_MISMATCH)
+    if signature is not None and document.setdefault("signature", signature) != signature:
+        raise Malformed("X-HMMM-Signature differs from signature in the body", Code.HEADER_MISMATCH)
     for header, member in _MIRRORED.items():
         stated = request.headers.get(header)
         if stated is not None and stated != document.get(member):
@@ -137,21 +146,11 @@ async def post_transitions(request: web.Request) -> web.Response:
         batch = await _signed_batch(request, body)
         if isinstance(batch, Refused):
             return problems.respond(with_head(request.app[NODE], batch))
-        return problems.outcomes(await request.app[NODE].submit([batch], deadline(request), dry_run=dry_run), lines=False)
+        return problems.outcomes(await submit(request, [batch], dry_run=dry_run), lines=False)
     members = [line for line in body.splitlines() if line.strip()] if lines else _members(body)
     _check_count(members)
-    return problems.outcomes(await _submit_each(request, members, dry_run=dry_run), lines=lines)
-
-
-async def _submit_each(request: web.Request, members: list[bytes], *, dry_run: bool) -> list[Answer]:
-    """Answers in the order of the members; what is refused before the log keeps its place."""
-    node = request.app[NODE]
-    admitted = [item async for item in _admit_each(node, members)]
-    items = [item for item in admitted if not isinstance(item, Refused)]
-    answers: Iterator[Answer] = iter(
-        await node.submit(items, deadline(request), dry_run=dry_run) if items else ()
-    )
-    return [with_head(node, item) if isinstance(item, Refused) else next(answers) for item in admitted]
+    admitted = [item async for item in _admit_each(request.app[NODE], members)]
+    return problems.outcomes(await submit(request, admitted, dry_run=dry_run), lines=lines)
 
 
 async def _admit_each(node: Node, members: list[bytes]) -> AsyncIterator[ProposalItem | Refused]:

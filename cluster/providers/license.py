@@ -16,7 +16,7 @@ import structlog
 
 from cluster.answers import Answer
 from cluster.clock import Clock
-from cluster.steward import NodeKey
+from cluster.nodekey import NodeKey
 from swoosh import facts, principal, signing
 from swoosh.canonical import parse
 from swoosh.catalog import Registry

@@ -436,8 +436,8 @@ class Raft:
 
         `deadline` is in monotonic seconds. Raises NotLeader, NoQuorum.
         """
-        if self.role is not Role.LEADER:
-            raise NotLeader(f"{self.me} is not the leader; the leader it knows is {self.leader}")
+        if self._stopped or self.role is not Role.LEADER:
+            raise NotLeader(f"{self.me} is not the leader, or stops; the leader it knows is {self.leader}")
         index = await self._ask(lambda answer: self._reads.ask(answer, deadline))
         await self.wait_applied(index, deadline)
         return index

@@ -299,11 +299,10 @@ class Journal(pysyncobj.journal.Journal):
 
     def _trim(self) -> None:
         """Let go of the oldest entries in memory, a quarter at a time. Only what is on disk may go."""
-        if len(self._tail) <= self._memory_entries and self._tail_bytes <= MEMORY_BYTES:
-            return
-        dropped = max(1, len(self._tail) // 4)
-        self._tail_bytes -= sum(len(command) for command, _, _ in self._tail[:dropped])
-        del self._tail[:dropped]
+        while len(self._tail) > self._memory_entries or self._tail_bytes > MEMORY_BYTES:
+            dropped = max(1, len(self._tail) // 4)
+            self._tail_bytes -= sum(len(command) for command, _, _ in self._tail[:dropped])
+            del self._tail[:dropped]
 
     def _read(self, first: int, end: int) -> list[Entry]:
         """Entries first..end-1 from disk."""

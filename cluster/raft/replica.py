@@ -163,7 +163,9 @@ class Replica(SyncObj):
         self._SyncObj__raftMatchIndex[Member(peer)] = 0
 
     def _lacks_entries(self, peer: str) -> bool:
-        return self._flight(peer) is None and self._next_index(peer) <= self._journal.last_index
+        following = self._next_index(peer)
+        reachable = self._journal.first_index < following <= self._journal.last_index
+        return reachable and self._flight(peer) is None
 
     def _flight(self, peer: str) -> Flight | None:
         """The append this peer still owes an answer to. One never answered is sent again after an election timeout:
@@ -180,7 +182,7 @@ class Replica(SyncObj):
         if following <= journal.first_index:
             # Our log no longer reaches back to this peer. An append after our last entry is refused there, which keeps
             # the peer patient and our seat ours, and moves nothing.
-            following, entries = journal.last_index + 1, False
+            following = journal.last_index + 1
         flight = self._flight(peer)
         previous = flight.last_index if flight and not entries else following - 1
         batch = journal[following - journal.first_index :] if entries else []

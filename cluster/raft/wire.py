@@ -22,10 +22,10 @@ import msgspec
 Message = dict[str, Any]
 
 COMMAND_BYTES_MAX = 512 << 10
-"""Longest command of one log entry. Twice this fits one append batch, so the library never splits an entry."""
+"""Longest command of one log entry, its type byte included: half of what the library would begin to pickle."""
 ENTRIES_MAX = 8192
 FRAME_BYTES_MAX = 4 << 20
-"""Above any append: a batch closes at 1 MiB of commands, with room for its last command and every entry's frame."""
+"""Above any append: 1 MiB of commands closes a batch; its last command and the entries' own framing come on top."""
 HELLO_BYTES_MAX = 4 << 10
 COUNTER_END = 1 << 48
 """Exclusive bound of terms, indices and round numbers: unreachable by counting, and far from integer overflow."""

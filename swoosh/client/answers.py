@@ -6,13 +6,17 @@ of another kind, and said so). A refusal is a value; only a read that cannot be 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import msgspec
 
+from swoosh.client.transport import Reply
 from swoosh.outcome import GuardOutcome
 
 T = TypeVar("T")
+_REDIRECTION = 300
+_UNAVAILABLE = 503
 
 
 class ClientError(Exception):
@@ -89,6 +93,10 @@ class FactAccepted(msgspec.Struct, frozen=True):
 Outcome = Accepted | Refused | Unknown
 
 
+class _Outcomes(msgspec.Struct, frozen=True):
+    outcomes: list[dict[str, Any]]
+
+
 class State(msgspec.Struct, frozen=True):
     """An answer to ``GET /state``. ``projection`` maps region names to their documents."""
 
@@ -102,32 +110,74 @@ class State(msgspec.Struct, frozen=True):
     region_hashes: dict[str, str] = {}
 
 
-def decode(body: bytes, kind: type[T]) -> T:
-    """An answer of this kind.
+def outcome(reply: Reply, idem_key: str) -> Accepted | Refused:
+    """What ``POST /transition`` came to.
 
     Raises:
-        ClientError: the body is something else.
+        ClientError: a success that is not in the form of a node's.
     """
-    try:
-        return msgspec.json.decode(body, type=kind)
-    except msgspec.DecodeError as error:
-        raise ClientError(f"not an answer of a SWOOSH node: {error}: {body[:120]!r}") from None
+    return _decode(reply.body, Accepted) if reply.status < _REDIRECTION else _refusal(reply, idem_key)
 
 
-def verdict(document: dict[str, Any], idem_key: str) -> Accepted | Refused:
-    """The outcome of one proposal from its JSON object."""
-    kind = Accepted if document.get("success") else Refused
+def outcomes(reply: Reply, idem_keys: Sequence[str]) -> list[Outcome]:
+    """What ``POST /transitions`` came to, one outcome per key.
+
+    Raises:
+        ClientError: a success that is not in the form of a node's.
+    """
+    if reply.status >= _REDIRECTION:
+        return [_refusal(reply, key) for key in idem_keys]
+    documents = _decode(reply.body, _Outcomes).outcomes
+    if len(documents) != len(idem_keys):
+        raise ClientError(f"{len(documents)} outcomes for {len(idem_keys)} proposals")
+    return [_item(document, key) for document, key in zip(documents, idem_keys, strict=True)]
+
+
+def fact(reply: Reply, name: str) -> FactAccepted | Refused:
+    """What ``POST /admin/facts`` came to.
+
+    Raises:
+        ClientError: a success that is not in the form of a node's.
+    """
+    return _decode(reply.body, FactAccepted) if reply.status < _REDIRECTION else _refusal(reply, name)
+
+
+def read(reply: Reply, kind: type[T]) -> T:
+    """The answer to a read.
+
+    Raises:
+        Rejected: it is a refusal.
+        ClientError: it is not in the form of a node's.
+    """
+    if reply.status >= _REDIRECTION:
+        refused = _refusal(reply, "")
+        raise Rejected(refused.code, refused.reasons)
+    return _decode(reply.body, kind)
+
+
+def _item(document: dict[str, Any], idem_key: str) -> Outcome:
+    if document.get("status") == _UNAVAILABLE:
+        return Unknown(idem_key, str(document.get("error", "")))
     try:
-        return msgspec.convert({**document, "idem_key": idem_key}, kind)
+        if document.get("success"):
+            return msgspec.convert(document, Accepted)
+        return msgspec.structs.replace(msgspec.convert(document, Refused), idem_key=idem_key)
     except msgspec.ValidationError as error:
         raise ClientError(f"not an answer of a SWOOSH node: {error}") from None
 
 
-def refusal(status: int, body: bytes, idem_key: str = "") -> Refused:
+def _refusal(reply: Reply, idem_key: str) -> Refused:
     """The refusal an error answer carries, whoever wrote it."""
     try:
-        document = msgspec.json.decode(body, type=dict[str, Any])
-        return msgspec.convert({**document, "idem_key": idem_key}, Refused)
-    except (msgspec.DecodeError, msgspec.ValidationError):
-        text = body[:200].decode("utf-8", "replace").strip()
-        return Refused(code=f"HTTP_{status}", reasons=(text,) if text else (), idem_key=idem_key)
+        found = msgspec.json.decode(reply.body, type=Refused)
+    except msgspec.DecodeError:
+        text = reply.body[:200].decode("utf-8", "replace").strip()
+        return Refused(f"HTTP_{reply.status}", (text,) if text else (), idem_key=idem_key)
+    return msgspec.structs.replace(found, idem_key=idem_key)
+
+
+def _decode(body: bytes, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.DecodeError as error:
+        raise ClientError(f"not an answer of a SWOOSH node: {error}: {body[:120]!r}") from None

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, Self
@@ -22,7 +22,7 @@ from urllib.parse import quote, urlencode
 
 from swoosh import canonical, hlc
 from swoosh.client import answers, retry
-from swoosh.client.answers import Accepted, ClientError, FactAccepted, Outcome, Refused, State, Unknown
+from swoosh.client.answers import Accepted, FactAccepted, Outcome, Refused, State, Unknown
 from swoosh.client.retry import Fate, Pauses, Policy
 from swoosh.client.signing import Key
 from swoosh.client.transport import (
@@ -70,12 +70,12 @@ class Event(NamedTuple):
 
 
 class _Delivery(NamedTuple):
-    """What sending one request came to. ``reply`` None: the budget ran out. ``doubt``: an attempt may have counted."""
+    """What sending one request came to. ``reply`` None: the budget ran out, ``last`` says on what. ``doubt``: an
+    earlier attempt may have been applied."""
 
     reply: Reply | None
     doubt: bool
     last: str
-    sent: bool
 
 
 class Client:
@@ -145,9 +145,8 @@ class Client:
         Raises:
             Unavailable: no node could be asked what to sign for (cluster id, HEAD); nothing was sent.
         """
-        draft = Draft(
-            transition, inputs, project, window_id, evidence, idem_key or self._new_key(project, transition, window_id)
-        )
+        key = idem_key or self._new_key(project, transition, window_id)
+        draft = Draft(transition, inputs, project, window_id, evidence, key, decided_on)
         deadline = self._deadline()
         head = decided_on or await self._head(project, deadline)
         path = "/transition?dry_run=true" if dry_run else "/transition"
@@ -157,22 +156,20 @@ class Client:
             delivery = await self._deliver(path, body, deadline)
             doubt = doubt or delivery.doubt
             if delivery.reply is None:
-                return _out_of_budget(draft, delivery, doubt)
-            outcome = self._learn(_outcome(delivery.reply, draft.idem_key or ""))
+                return _out_of_budget(key, delivery, doubt)
+            outcome = answers.outcome(delivery.reply, key)
+            self._learn(outcome)
             if isinstance(outcome, Accepted):
                 return outcome
-            settled = outcome.code in retry.SETTLING
-            stale = outcome.code == Code.STALE_STATE
-            if (settled or not doubt) and not self._worth_resending(outcome, on_stale):
+            doubt = doubt and outcome.code not in retry.SETTLING
+            if not doubt and not _may_resend(outcome, on_stale):
                 return outcome
-            doubt = doubt and not settled
-            if stale:
-                head = outcome.state_hash
+            head = outcome.state_hash if outcome.code == Code.STALE_STATE else head
             if not await self._wait(pauses.after(delivery.reply), deadline):
-                return Unknown(draft.idem_key or "", str(outcome)) if doubt else outcome
+                return Unknown(key, str(outcome)) if doubt else outcome
 
     async def batch(self, drafts: Sequence[Draft]) -> list[Outcome]:
-        """Propose many transitions under one signature, in order; one outcome each.
+        """Propose many transitions under one signature, in order, as one log entry; one outcome each.
 
         A draft that follows another of the same project is decided on what that one produces (``@prev``), so a refused
         one refuses those behind it.
@@ -181,24 +178,23 @@ class Client:
             Unavailable: as for ``propose``.
         """
         deadline = self._deadline()
-        named = [self._named(draft) for draft in drafts]
-        heads = await self._heads(named, deadline)
-        proposals = [self._proposal(draft, head) for draft, head in zip(named, heads, strict=True)]
-        body = canonical.encode(self._signer().sign_batch(proposals, await self._cluster(deadline)))
+        named = [draft if draft.idem_key else replace(draft, idem_key=self._key_for(draft)) for draft in drafts]
+        keys = [draft.idem_key or "" for draft in named]
+        body = await self._signed_batch(named, deadline)
         doubt, pauses = False, Pauses(self._policy, 1, self._entropy)
         while True:
             delivery = await self._deliver("/transitions", body, deadline)
             doubt = doubt or delivery.doubt
             if delivery.reply is None:
-                return [_out_of_budget(draft, delivery, doubt) for draft in named]
-            outcomes = [self._learn(outcome) for outcome in _outcomes(delivery.reply, named)]
-            if not any(isinstance(outcome, Unknown) for outcome in outcomes) and not doubt:
-                return list(outcomes)
-            if all(isinstance(outcome, Accepted) or _rules_out(outcome) for outcome in outcomes):
-                return list(outcomes)
+                return [_out_of_budget(key, delivery, doubt) for key in keys]
+            outcomes = answers.outcomes(delivery.reply, keys)
+            for outcome in outcomes:
+                self._learn(outcome)
+            if all(_is_final(outcome, doubt) for outcome in outcomes):
+                return outcomes
+            doubt = doubt or any(isinstance(outcome, Unknown) for outcome in outcomes)
             if not await self._wait(pauses.after(delivery.reply), deadline):
-                return [_doubtful(outcome) if doubt else outcome for outcome in outcomes]
-            doubt = True
+                return [outcome if _is_final(outcome, doubt) else _unsettled(outcome) for outcome in outcomes]
 
     # --- facts --------------------------------------------------------------------------------------------------------
 
@@ -210,19 +206,16 @@ class Client:
         Raises:
             Unavailable: as for ``propose``.
         """
-        deadline = self._deadline()
+        deadline, name = self._deadline(), f"{kind}/{subject}"
         while True:
-            fact = await self._fact(kind, subject, body, valid_ms, deadline)
-            delivery = await self._deliver("/admin/facts", canonical.encode(fact), deadline)
+            fact = await self._signed_fact(kind, subject, body, valid_ms, deadline)
+            delivery = await self._deliver("/admin/facts", fact, deadline)
             if delivery.reply is None:
-                name = f"{kind}/{subject}"
-                return Unknown(name, delivery.last) if delivery.doubt else Refused(Code.NO_LEADER, (delivery.last,))
-            if delivery.reply.status < 300:
-                return answers.decode(delivery.reply.body, FactAccepted)
-            refused = answers.refusal(delivery.reply.status, delivery.reply.body)
-            if not (delivery.doubt and refused.code == Code.FACT_REFUSED):
-                return refused
-            # An attempt in doubt was accepted, so the repeat is not newer than the one held: observe anew.
+                return _out_of_budget(name, delivery, delivery.doubt)
+            answer = answers.fact(delivery.reply, name)
+            # If an attempt in doubt was taken after all, its repeat is not newer than what is held: observe anew.
+            if isinstance(answer, FactAccepted) or answer.code != Code.FACT_REFUSED or not delivery.doubt:
+                return answer
 
     # --- reads --------------------------------------------------------------------------------------------------------
 
@@ -253,8 +246,7 @@ class Client:
         Raises:
             Unavailable: nobody could answer within the budget.
         """
-        reply = await self._get("/health", self._deadline(), endpoint=endpoint)
-        return answers.decode(reply.body, dict[str, Any])
+        return answers.read(await self._get("/health", self._deadline(), endpoint=endpoint), dict[str, Any])
 
     async def get(self, path: str, **query: str) -> Any:
         """The JSON of any other route.
@@ -263,10 +255,7 @@ class Client:
             Unavailable: nobody could answer within the budget.
             Rejected: the question was refused, or there is nothing there.
         """
-        reply = await self._get(_with_query(path, query), self._deadline())
-        if reply.status >= 300:
-            raise _rejected(reply)
-        return answers.decode(reply.body, Any)
+        return answers.read(await self._get(_with_query(path, query), self._deadline()), Any)
 
     async def recorded(self, idem_key: str, project: str = DEFAULT_PROJECT) -> Accepted | None:
         """What was applied under a key; None if nothing was by now, which is not final.
@@ -276,11 +265,7 @@ class Client:
         """
         path = _with_query(f"/transitions/{quote(idem_key, safe='')}", {"project": project})
         reply = await self._get(path, self._deadline())
-        if reply.status == 404:
-            return None
-        if reply.status >= 300:
-            raise _rejected(reply)
-        return answers.decode(reply.body, Accepted)
+        return None if reply.status == 404 else answers.read(reply, Accepted)
 
     async def wal(self, project: str = DEFAULT_PROJECT, *, start: int = 1) -> AsyncIterator[dict[str, Any]]:
         """A project's WAL records in order, from sequence number ``start`` to the end there is now.
@@ -318,23 +303,22 @@ class Client:
 
     async def _deliver(self, path: str, body: bytes, deadline: float) -> _Delivery:
         """Send one signed body until somebody settles it or the deadline passes."""
-        pauses = Pauses(self._policy, len(self._endpoints), self._entropy)
-        doubt = sent = False
+        pauses, doubt = Pauses(self._policy, len(self._endpoints), self._entropy), False
         while True:
             reply: Reply | None = None
             try:
                 reply = await self._once("POST", path, body, deadline)
-                last, sent, outcome = retry.says(reply), True, retry.fate(reply)
+                fate, last = retry.fate(reply), retry.says(reply)
             except NotSent as error:
-                last, outcome = str(error), Fate.NOT_ADMITTED
+                fate, last = Fate.NOT_ADMITTED, str(error)
             except Lost as error:
-                last, sent, outcome = str(error), True, Fate.IN_DOUBT
-            if reply is not None and outcome is Fate.FINAL:
-                return _Delivery(reply, doubt, "", sent)
-            doubt = doubt or outcome is Fate.IN_DOUBT
+                fate, last = Fate.IN_DOUBT, str(error)
+            if reply is not None and fate is Fate.FINAL:
+                return _Delivery(reply, doubt, "")
+            doubt = doubt or fate is Fate.IN_DOUBT
             self._turn_away()
             if not await self._wait(pauses.after(reply), deadline):
-                return _Delivery(None, doubt, last, sent)
+                return _Delivery(None, doubt, last)
 
     async def _get(self, path: str, deadline: float, *, endpoint: str | None = None) -> Reply:
         """Ask until somebody knows or the deadline passes."""
@@ -357,7 +341,10 @@ class Client:
         self, method: str, path: str, body: bytes | None, deadline: float, *, endpoint: str | None = None
     ) -> Reply:
         seconds = min(self._policy.attempt, max(0.01, deadline - self._clock.monotonic()))
-        headers = {"Accept": "application/json"} | ({"Content-Type": "application/json"} if body is not None else {})
+        # The node is asked to speak before we stop listening: its "unknown" says more than our silence.
+        headers = {"Accept": "application/json", "Prefer": f"wait={max(1, int(seconds) - 1)}"}
+        if body is not None:
+            headers["Content-Type"] = "application/json"
         url = (endpoint or self._endpoints[0]).rstrip("/") + path
         return await self._transport.request(method, url, headers=headers, body=body, timeout=seconds)
 
@@ -381,9 +368,30 @@ class Client:
         cluster_id = await self._cluster(deadline)
         return canonical.encode(self._signer().sign_proposal(self._proposal(draft, head), cluster_id))
 
+    async def _signed_batch(self, drafts: Sequence[Draft], deadline: float) -> bytes:
+        heads = await self._heads(drafts, deadline)
+        proposals = [self._proposal(draft, head) for draft, head in zip(drafts, heads, strict=True)]
+        return canonical.encode(self._signer().sign_batch(proposals, await self._cluster(deadline)))
+
+    async def _signed_fact(
+        self, kind: str, subject: str, body: Mapping[str, Any], valid_ms: int, deadline: float
+    ) -> bytes:
+        cluster_id, now_ms = await self._cluster(deadline), self._clock.wall_us() // 1000
+        fact = {
+            "kind": kind,
+            "subject": subject,
+            "observed_at": now_ms,
+            "seq": next(self._sequence),
+            "expires_at": now_ms + valid_ms,
+            "body": dict(body),
+            "provider": self._signer().principal,
+        }
+        canonical.check(fact, "fact")
+        return canonical.encode(self._signer().sign_fact(fact, cluster_id))
+
     def _proposal(self, draft: Draft, head: str) -> dict[str, Any]:
         inputs = dict(draft.inputs or {})
-        return {
+        proposal = {
             "current_state_hash": head,
             "transition": draft.transition,
             "inputs": inputs,
@@ -395,29 +403,11 @@ class Client:
             "evidence": list(draft.evidence),
             "project": draft.project,
         }
+        canonical.check(proposal, "proposal")
+        return proposal
 
-    async def _fact(
-        self, kind: str, subject: str, body: Mapping[str, Any], valid_ms: int, deadline: float
-    ) -> dict[str, Any]:
-        now_ms = self._clock.wall_us() // 1000
-        fact = {
-            "kind": kind,
-            "subject": subject,
-            "observed_at": now_ms,
-            "seq": next(self._sequence),
-            "expires_at": now_ms + valid_ms,
-            "body": dict(body),
-            "provider": self._signer().principal,
-        }
-        return self._signer().sign_fact(fact, await self._cluster(deadline))
-
-    def _named(self, draft: Draft) -> Draft:
-        if draft.idem_key:
-            return draft
-        key = self._new_key(draft.project, draft.transition, draft.window_id)
-        return Draft(
-            draft.transition, draft.inputs, draft.project, draft.window_id, draft.evidence, key, draft.decided_on
-        )
+    def _key_for(self, draft: Draft) -> str:
+        return self._new_key(draft.project, draft.transition, draft.window_id)
 
     def _new_key(self, project: str, transition: str, window_id: str) -> str:
         """``goal:window:class:uuid``, as the brief has it (§5), with a window that fits one part."""
@@ -438,17 +428,15 @@ class Client:
 
     async def _state(self, query: Mapping[str, str], deadline: float) -> State | None:
         reply = await self._get(_with_query("/state", query), deadline)
-        if reply.status == 404:
+        if retry.problem(reply).get("code") == Code.UNKNOWN_PROJECT:
             return None
-        if reply.status >= 300:
-            raise _rejected(reply)
-        state = answers.decode(reply.body, State)
+        state = answers.read(reply, State)
         self._observe(state.hlc_last)
         return state
 
     async def _cluster(self, deadline: float) -> str:
         if self._cluster_id is None:
-            health = answers.decode((await self._get("/health", deadline)).body, dict[str, Any])
+            health = answers.read(await self._get("/health", deadline), dict[str, Any])
             self._cluster_id = str(health["cluster_id"])
         return self._cluster_id
 
@@ -467,16 +455,56 @@ class Client:
         if text:
             self._hlc = max(self._hlc, HLC.parse(text))
 
-    def _learn[O: Outcome](self, outcome: O) -> O:
+    def _learn(self, outcome: Outcome) -> None:
         if isinstance(outcome, Accepted):
             self._observe(outcome.hlc)
         elif isinstance(outcome, Refused):
             self._observe(outcome.hlc_last)
-        return outcome
 
-    @staticmethod
-    def _worth_resending(outcome: Refused, on_stale: OnStale) -> bool:
-        """Whether only the stamp, or HEAD where the caller allows it, was out of date."""
-        if outcome.code == Code.STALE_STATE:
-            return on_stale == "resubmit"
-        return outcome.code in (Code.HLC_REGRESSION, Code.HLC_TIE)
+
+def _may_resend(outcome: Refused, on_stale: OnStale) -> bool:
+    """Whether only the time stamp was out of date, or HEAD where the caller allows another."""
+    if outcome.code == Code.STALE_STATE:
+        return on_stale == "resubmit"
+    return outcome.code in (Code.HLC_REGRESSION, Code.HLC_TIE)
+
+
+def _is_final(outcome: Outcome, doubt: bool) -> bool:
+    """Whether an answer within a batch counts, given that an earlier attempt may still be applied."""
+    match outcome:
+        case Accepted():
+            return True
+        case Refused(code=code):
+            return not doubt or code in retry.SETTLING
+        case Unknown():
+            return False
+
+
+def _unsettled(outcome: Outcome) -> Outcome:
+    return Unknown(outcome.idem_key, str(outcome)) if isinstance(outcome, Refused) else outcome
+
+
+def _out_of_budget(key: str, delivery: _Delivery, doubt: bool) -> Refused | Unknown:
+    if doubt:
+        return Unknown(key, f"no answer within the budget: {delivery.last}")
+    reason = f"not admitted by any node within the budget: {delivery.last}"
+    return Refused(Code.NO_LEADER, (reason,), retryable=True, idem_key=key)
+
+
+def _with_query(path: str, query: Mapping[str, str]) -> str:
+    return f"{path}?{urlencode(query)}" if query else path
+
+
+async def _events(lines: AsyncIterator[bytes]) -> AsyncIterator[Event]:
+    """Server-sent events (HTML Living Standard §9.2.6) out of lines."""
+    identity, data = "", list[str]()
+    async for line in lines:
+        name, _, value = line.decode("utf-8", "replace").partition(":")
+        value = value.removeprefix(" ")
+        if not line and data:
+            yield Event(identity, json.loads("\n".join(data)))
+            data = []
+        elif name == "id":
+            identity = value
+        elif name == "data":
+            data.append(value)

@@ -73,8 +73,7 @@ def problem(reply: Reply) -> dict[str, Any]:
 def says(reply: Reply) -> str:
     """One line about an answer that did not settle anything."""
     found = problem(reply)
-    reason = found.get("reason") or found.get("status") or ""
-    return f"{found.get('code', f'HTTP {reply.status}')} {reason}".strip()
+    return str(found.get("error") or found.get("code") or f"HTTP {reply.status}")
 
 
 class Pauses:

@@ -19,7 +19,7 @@ from msgspec.structs import replace
 from swoosh import facts, limits, quorum
 from swoosh.catalog import Context, Verdict, effect, guard, inputs, passed, refused
 from swoosh.guards import has_role, is_revoked, said, signed_by_operator
-from swoosh.inputs import Count, Inputs, Principal, Text, check_distinct, check_hashes, check_names
+from swoosh.inputs import Count, Inputs, Principal, Text, Word, check_distinct, check_hashes, check_names, is_printable
 from swoosh.principal import normalise
 from swoosh.state import Certificate, Claim, Council, Member, Vote
 
@@ -116,7 +116,7 @@ class Tooling(Inputs, frozen=True):
     """The version every tool is pinned to, and the content the council is then ready for."""
 
     content_hash: str
-    pins: Annotated[dict[str, Text], Meta(min_length=1, max_length=limits.TOOLS_MAX)]
+    pins: Annotated[dict[str, Word], Meta(min_length=1, max_length=limits.TOOLS_MAX)]
 
     def __post_init__(self) -> None:
         check_hashes("content_hash", self.content_hash)
@@ -132,7 +132,7 @@ def electorate_valid(c: Context) -> Verdict:
     electors = tuple(map(normalise, c.inputs.electorate))
     count, threshold = len(electors), c.inputs.threshold
     needed = 1 if len(c.registry.cluster.members.nodes) == 1 else ELECTORS_MIN
-    faults = [f"{elector[:120]} is not an unrevoked identity with the role elector" for elector in electors
+    faults = [f"{elector} is not an unrevoked identity with the role elector" for elector in electors
               if not has_role(c, elector, "elector")]  # fmt: skip
     if count < needed:
         faults.append(f"{count} electors; at least {needed} are needed")
@@ -149,7 +149,7 @@ def role_open(c: Context) -> Verdict:
         return refused(f"{role} is not planned; planned are {', '.join(council.planned_roles)}")
     claim = _live_claims(c).get(role)
     if claim is not None:
-        return refused(f"{role} is claimed by {claim.agent} ({claim.principal[:120]}); it must be released first")
+        return refused(f"{role} is claimed by {claim.agent} ({claim.principal}); it must be released first")
     return passed(f"{role} is open")
 
 
@@ -158,12 +158,14 @@ def agent_eligible(c: Context) -> Verdict:
     """Reads the claimant's identity and the claims; refuses one who is no agent here, or who claimed another role."""
     vouched = c.principal != c.signer
     if is_revoked(c, c.principal):
-        return refused(f"{c.principal[:120]} was revoked")
+        return refused(f"{c.principal} was revoked")
     if not vouched and not has_role(c, c.principal, "agent"):
-        return refused(f"{c.principal[:120]} does not hold the role agent in {c.project}")
+        return refused(f"{c.principal} does not hold the role agent in {c.project}")
+    if not is_printable(c.principal):
+        return refused(f"{c.principal!r} cannot be a member's name; printable ASCII without spaces is needed")
     taken = sorted(role for role, claim in _live_claims(c).items() if claim.principal == c.principal)
     if taken:
-        return refused(f"{c.principal[:120]} claimed {taken[0]} in election {c.regions.council.election}; one role each")
+        return refused(f"{c.principal} claimed {taken[0]} in election {c.regions.council.election}; one role each")
     return passed(f"{c.inputs.agent} is an agent{' its node vouches for' if vouched else ''} without a role")
 
 
@@ -178,7 +180,7 @@ def claim_owner_or_operator(c: Context) -> Verdict:
         return passed(f"{claim.agent} gives {role} back")
     if signed_by_operator(c):
         return passed(f"an operator frees {role} from {claim.agent}")
-    return refused(f"{role} is claimed by {claim.principal[:120]}; that agent or an operator may release it")
+    return refused(f"{role} is claimed by {claim.principal}; that agent or an operator may release it")
 
 
 @guard
@@ -196,7 +198,7 @@ def quorum_certificate(c: Context) -> Verdict:
         faults.append(f"the certificate says threshold {sent.threshold}; {council.threshold} was fixed")
     if len(electors) < council.threshold:
         faults.append(_too_few(c, electors))
-    return refused(*faults) if faults else passed(f"{len(electors)} of {len(council.electorate)} electors signed {held}")
+    return refused(*faults) if faults else passed(f"{_share(c, electors)} signed {held}")
 
 
 @effect
@@ -292,7 +294,7 @@ def operator_or_quorum(c: Context) -> Verdict:
     if signed_by_operator(c):
         return passed("an operator decides")
     council, sent, electors = c.regions.council, c.inputs, _counted(c)
-    faults = []
+    faults: list[str] = []
     if sent.election != council.election:
         faults.append(f"the votes are of election {sent.election}; this is election {council.election}")
     if sent.member_set_hash != council.member_set_hash:
@@ -300,7 +302,7 @@ def operator_or_quorum(c: Context) -> Verdict:
                       f"{council.member_set_hash or 'nobody'}")  # fmt: skip
     if len(electors) < council.threshold:
         faults.append(_too_few(c, electors))
-    return refused(*faults) if faults else passed(f"{len(electors)} of {len(council.electorate)} electors decide")
+    return refused(*faults) if faults else passed(f"{_share(c, electors)} decide")
 
 
 @effect
@@ -349,5 +351,8 @@ def _counted(c: Context) -> tuple[str, ...]:
 
 
 def _too_few(c: Context, electors: tuple[str, ...]) -> str:
-    council = c.regions.council
-    return f"{len(electors)} electors of {len(council.electorate)} validly signed; {council.threshold} are needed"
+    return f"{_share(c, electors)} validly signed; {c.regions.council.threshold} are needed"
+
+
+def _share(c: Context, electors: tuple[str, ...]) -> str:
+    return f"{len(electors)} of {len(c.regions.council.electorate)} electors"

@@ -15,11 +15,10 @@ from msgspec.structs import replace
 from swoosh import facts, limits
 from swoosh.catalog import Context, Verdict, effect, guard, inputs, passed, refused
 from swoosh.guards import said
-from swoosh.inputs import Address, Inputs, Text, check_names
+from swoosh.inputs import Address, Inputs, Text, Word, check_names
 from swoosh.state import Ingestion, Version
 
 SourceList = Annotated[tuple[Address, ...], Meta(max_length=limits.SOURCES_MAX)]
-Outcome = Annotated[str, Meta(max_length=limits.NAME_CHARS_MAX)]
 
 
 @inputs
@@ -41,7 +40,7 @@ class Reindex(Inputs, frozen=True):
 class Validation(Inputs, frozen=True):
     """What each check came to: {check: outcome}."""
 
-    outcomes: Annotated[dict[str, Outcome], Meta(min_length=1, max_length=limits.VALIDATIONS_MAX)]
+    outcomes: Annotated[dict[str, Word], Meta(min_length=1, max_length=limits.VALIDATIONS_MAX)]
 
     def __post_init__(self) -> None:
         check_names("outcomes", *self.outcomes)

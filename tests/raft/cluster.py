@@ -18,7 +18,7 @@ import logging
 import random
 import struct
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -516,10 +516,11 @@ class Cluster:
         timing: Timing | None = None,
         latency: tuple[float, float] = (0.0005, 0.02),
         wall_offsets_us: tuple[int, ...] = (),
-        **stock_options: Any,
+        stock_options: Mapping[str, Any] | None = None,
     ) -> None:
+        """`stock_options` are further settings of the library; our nodes have none."""
         print(f"seed {seed}")
-        self.seed, self.is_stock, self.latency, self.stock_options = seed, stock, latency, stock_options
+        self.seed, self.is_stock, self.latency, self.stock_options = seed, stock, latency, stock_options or {}
         self.timing = timing or Timing()
         self.random = random.Random(seed)
         self.entropy = SeededEntropy(seed)

@@ -1,0 +1,198 @@
+"""A real cluster on this machine: processes, disks and sockets, made with the very commands an operator types.
+
+What it must never do is reach into a node: it starts, kills and asks, as an operator could. Node logs are kept in the
+cluster's directory. Nothing of it outlives ``close``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from cluster.cli.init import PEER_PORT_OFFSET
+from cluster.cli.inspect import Survey, survey
+from swoosh.client import Client, Key
+
+ASK_SECONDS = 0.05
+ASKED_WITHIN_SECONDS = 2.0
+STOP_SECONDS = 20.0
+_SWOOSH = (sys.executable, "-m", "cluster")
+
+T = TypeVar("T")
+
+
+class Trouble(Exception):
+    """The cluster did not do what was waited for. The text ends with what its nodes logged last."""
+
+
+class LiveCluster:
+    """Nodes of one cluster, each a process of its own, running or not."""
+
+    def __init__(self, directory: Path) -> None:
+        """Take charge of a cluster that ``swoosh init`` made in ``directory``. Starts nothing."""
+        self.directory = directory
+        document = json.loads((directory / "cluster.json").read_text())
+        self.cluster_id: str = document["cluster_id"]
+        self.endpoints: dict[str, str] = {node["id"]: node["http"] for node in document["nodes"]}
+        self._configs = {node["id"]: directory / node["config"] for node in document["nodes"]}
+        self._running: dict[str, subprocess.Popen[bytes]] = {}
+
+    @classmethod
+    def create(cls, directory: Path, *options: str, nodes: int = 3) -> LiveCluster:
+        """Make one with ``swoosh init`` on ports nobody uses; ``options`` are further ones of init."""
+        base = free_base_port(nodes)
+        command = [*_SWOOSH, "init", str(directory), "--nodes", str(nodes), "--base-port", str(base), *options]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise Trouble(f"swoosh init: {done.stderr}")
+        return cls(directory)
+
+    # --- processes ----------------------------------------------------------------------------------------------------
+
+    @property
+    def running(self) -> list[str]:
+        """Ids of the nodes that were started and not stopped."""
+        return sorted(self._running)
+
+    def start(self, *nodes: str) -> None:
+        """Start these nodes, or all. They are not ready when this returns."""
+        for node in nodes or self.endpoints:
+            with self.log(node).open("ab") as log:
+                command = [*_SWOOSH, "serve", "--config", str(self._configs[node])]
+                self._running[node] = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+
+    def kill(self, node: str) -> None:
+        """SIGKILL: what the process had not written is gone."""
+        process = self._running.pop(node)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+
+    def stop(self, node: str) -> int:
+        """SIGTERM; the exit code.
+
+        Raises:
+            Trouble: it did not end in time.
+        """
+        process = self._running.pop(node)
+        process.send_signal(signal.SIGTERM)
+        try:
+            return process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            raise Trouble(f"{node} did not stop within {STOP_SECONDS:g} s{self.logs()}") from None
+
+    def pause(self, node: str) -> None:
+        """SIGSTOP: alive, and says nothing."""
+        self._running[node].send_signal(signal.SIGSTOP)
+
+    def resume(self, node: str) -> None:
+        """SIGCONT."""
+        self._running[node].send_signal(signal.SIGCONT)
+
+    def exit_code(self, node: str) -> int | None:
+        """How a node that was started ended by itself; None while it runs."""
+        return self._running[node].poll()
+
+    def close(self) -> None:
+        """End every process that still runs."""
+        for node in self.running:
+            self.kill(node)
+
+    def log(self, node: str) -> Path:
+        """Where a node's output goes."""
+        return self.directory / f"{node}.log"
+
+    def logs(self, lines: int = 15) -> str:
+        """The end of every log, for a failure's text."""
+        parts = []
+        for node in self.endpoints:
+            text = self.log(node).read_text(errors="replace").splitlines() if self.log(node).exists() else []
+            parts += [f"--- {node}", *(line[:400] for line in text[-lines:])]
+        return "\n" + "\n".join(parts)
+
+    # --- asking -------------------------------------------------------------------------------------------------------
+
+    def key(self, name: str) -> Key:
+        """A key that init made: admin, operator, policy, proposer, provider, agent-1..3, elector-1..3."""
+        return Key.load(self.directory / "keys" / f"{name}.pem")
+
+    @asynccontextmanager
+    async def client(self, key: str | None = None, *, via: Sequence[str] = ()) -> AsyncIterator[Client]:
+        """A client that signs as ``key`` and asks the nodes ``via``, the first one first; default all."""
+        endpoints = [self.endpoints[node] for node in via or self.endpoints]
+        async with Client(endpoints, key=self.key(key) if key else None) as client:
+            yield client
+
+    async def survey(self, project: str = "default") -> Survey:
+        """What every node says of itself now."""
+        return await survey(list(self.endpoints.values()), ASKED_WITHIN_SECONDS, project)
+
+    async def ready(self, timeout: float = 60.0) -> str:
+        """Wait until every running node serves and follows one leader; the leader."""
+
+        async def settled() -> str | None:
+            found = await self.survey()
+            reports = [found.reports.get(node) for node in self.running]
+            leaders = {report["consensus"]["leader"] for report in reports if report and not report["missing"]}
+            all_serve = all(report and not report["missing"] for report in reports)
+            leader: str | None = leaders.pop() if all_serve and len(leaders) == 1 else None
+            return leader
+
+        return await self.wait_for("every running node to be ready", settled, timeout)
+
+    async def agreed(self, timeout: float = 60.0) -> Survey:
+        """Wait until all nodes, stopped ones included, hold one state at one index."""
+
+        async def agreed() -> Survey | None:
+            found = await self.survey()
+            agreement = found.agreement()
+            return found if agreement and agreement.agreeing == len(self.endpoints) else None
+
+        return await self.wait_for("all nodes to agree", agreed, timeout)
+
+    async def wait_for(self, what: str, condition: Callable[[], Awaitable[T | None]], timeout: float = 60.0) -> T:
+        """Ask until there is an answer other than None.
+
+        Raises:
+            Trouble: a node ended by itself, or there was none in time.
+        """
+        deadline = time.monotonic() + timeout
+        while True:
+            answer = await condition()
+            if answer is not None:
+                return answer
+            ended = {node: code for node in self.running if (code := self.exit_code(node)) is not None}
+            if ended:
+                raise Trouble(f"waiting for {what}: ended by themselves with {ended}{self.logs()}")
+            if time.monotonic() > deadline:
+                raise Trouble(f"waited {timeout:g} s for {what}{self.logs()}")
+            await asyncio.sleep(ASK_SECONDS)
+
+
+def free_base_port(nodes: int) -> int:
+    """A base port such that every port ``swoosh init`` derives from it is free on loopback right now."""
+    for base in random.sample(range(20_000, 30_000, 10), 200):
+        ports = [base + number + offset for number in range(1, nodes + 1) for offset in (0, PEER_PORT_OFFSET)]
+        if all(_is_free(port) for port in ports):
+            return base
+    raise Trouble("no free ports on loopback")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True

@@ -1,0 +1,241 @@
+"""``swoosh init``: a ready cluster in a directory, and the only place where a store comes into being.
+
+A node that made its own store on start would be a node that has forgotten its votes, so ``serve`` never does. Nothing
+is overwritten: the directory must be new or empty.
+
+    DIR/cluster.json genesis.json license.json     who and where; the beginning; a development license
+    DIR/ca.crt ca.key                              the cluster's own authority; keep the key off the nodes
+    DIR/<node>/swoosh.toml node.pem *.crt *.key    one node: configuration, signing key, certificate
+    DIR/<node>/store/ witness                      its store, holding the genesis state and nothing else
+    DIR/keys/*.pem                                 keys of people and programs
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cluster import config, pki
+from cluster.cli.keys import write_private
+from cluster.cli.shared import fail, print_json, print_table, say
+from cluster.clock import Clock, SystemClock
+from cluster.config import Address
+from cluster.entropy import Entropy, SystemEntropy
+from cluster.raft.journal import Journal
+from cluster.storage.kv import RocksKeyValue, sync_directory, sync_file
+from cluster.storage.store import ORIGIN, Store
+from cluster.storage.witness import FileWitness
+from cluster.tls import PeerName
+from swoosh import canonical
+from swoosh import genesis as genesis_document
+from swoosh.chart import Chart
+from swoosh.client import Key
+from swoosh.genesis import Genesis, Registered
+from swoosh.settings import tidal_schedule
+
+INCARNATION_BYTES = 16
+PEER_PORT_OFFSET = 100
+CERTIFICATE_LIFE = timedelta(days=3650)
+CLOCK_SLACK = timedelta(days=1)
+LICENSE_LIFE_MS = 365 * 24 * 3600 * 1000
+
+NODE_ROLES = ("node", "provider:*", "elector")
+KEY_ROLES: dict[str, tuple[str, ...]] = {
+    "admin": ("admin",),
+    "operator": ("operator",),
+    "policy": ("policy",),
+    "proposer": ("proposer:*",),
+    **{f"agent-{number}": ("agent",) for number in (1, 2, 3)},
+    **{f"elector-{number}": ("elector",) for number in (1, 2, 3)},
+    "provider": ("provider:*",),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What cluster to make. Node i (from 1) serves callers on ``base_port`` + i, members on 100 above that."""
+
+    nodes: int
+    host: str = "127.0.0.1"
+    base_port: int = 8100
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    insecure: bool = False
+
+    def addresses(self) -> dict[str, tuple[Address, Address]]:
+        """{node id: (http, peer)}."""
+        ports = {f"node-{number}": self.base_port + number for number in range(1, self.nodes + 1)}
+        return {node: ((self.host, port), (self.host, port + PEER_PORT_OFFSET)) for node, port in ports.items()}
+
+
+@click.command()
+@click.argument("directory", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--nodes", type=click.IntRange(1, genesis_document.NODES_MAX), default=3, show_default=True)
+@click.option(
+    "--base-port", type=click.IntRange(1, 65_000), default=8100, show_default=True, help="Node 1 gets the next."
+)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Where the nodes listen and find each other.")
+@click.option(
+    "--windows",
+    default="tidal:60",
+    show_default=True,
+    help="Who opens windows: tidal:SECONDS, always_open, or backbeat.",
+)
+@click.option("--insecure-signers", is_flag=True, help="Development only: unknown signers may propose without signing.")
+@click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
+def init(
+    directory: Path, nodes: int, base_port: int, host: str, windows: str, insecure_signers: bool, output: str
+) -> None:
+    """Make a cluster in DIRECTORY, ready for `swoosh serve`."""
+    plan = Plan(nodes, host, base_port, _window_settings(windows), insecure_signers)
+    try:
+        cluster = create(directory, plan, SystemClock(), SystemEntropy())
+    except OSError as error:
+        fail(str(error))
+    if output == "json":
+        print_json(cluster)
+    else:
+        print_table(("NODE", "HTTP", "PEER"), [(node["id"], node["http"], node["peer"]) for node in cluster["nodes"]])
+    say(f"Made {cluster['cluster_id']} in {directory}. Start each node:")
+    for node in cluster["nodes"]:
+        say(f"  swoosh serve --config {directory / node['config']}")
+    if insecure_signers:
+        say("INSECURE: this cluster accepts unsigned proposals. Never for production.")
+
+
+def create(directory: Path, plan: Plan, clock: Clock, entropy: Entropy) -> dict[str, Any]:
+    """Write everything; what ``cluster.json`` holds.
+
+    Raises:
+        FileExistsError: the directory is not empty.
+        OSError: something cannot be written.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    if any(directory.iterdir()):
+        raise FileExistsError(f"{directory} is not empty; a cluster is made in a new directory")
+    chart, addresses = config.packaged_chart(), plan.addresses()
+    node_keys = {node: Key.generate() for node in addresses}
+    keys = {name: Key.generate() for name in KEY_ROLES}
+    genesis = Genesis(
+        nonce=entropy.token(genesis_document.NONCE_BYTES).hex(),
+        nodes=tuple(addresses),
+        identities=_identities(node_keys, keys),
+        settings=dict(plan.settings),
+        chart_hash=chart.hash,
+        insecure=plan.insecure,
+        created_ms=clock.wall_us() // 1000,
+    )
+    cluster_id = genesis_document.cluster_id(genesis)
+    _write(directory / "genesis.json", genesis_document.encode(genesis))
+    _write(directory / "license.json", canonical.encode(_license(keys["provider"], cluster_id, genesis.created_ms)))
+    _write_keys(directory / "keys", keys)
+    _write_nodes(directory, cluster_id, addresses, node_keys, clock)
+    for node in addresses:
+        _create_store(directory / node, node, genesis, chart, entropy)
+    cluster = _summary(cluster_id, addresses)
+    _write(directory / "cluster.json", canonical.encode(cluster))
+    sync_directory(directory)
+    return cluster
+
+
+def _identities(node_keys: Mapping[str, Key], keys: Mapping[str, Key]) -> tuple[Registered, ...]:
+    nodes = [Registered(name, key.principal, NODE_ROLES) for name, key in node_keys.items()]
+    people = [Registered(name, key.principal, KEY_ROLES[name]) for name, key in keys.items()]
+    return (*nodes, *people)
+
+
+def _license(provider: Key, cluster_id: str, now_ms: int) -> dict[str, Any]:
+    """A development license: a fact signed by the provider, which the built-in license provider of a node repeats."""
+    until = now_ms + LICENSE_LIFE_MS
+    fact = {
+        "kind": "license",
+        "subject": cluster_id,
+        "observed_at": now_ms,
+        "seq": 0,
+        "expires_at": until,
+        "body": {"license_id": "development", "status": "active", "valid_until": until},
+        "provider": provider.principal,
+    }
+    return provider.sign_fact(fact, cluster_id)
+
+
+def _write_keys(directory: Path, keys: Mapping[str, Key]) -> None:
+    directory.mkdir(mode=0o700)
+    for name, key in keys.items():
+        write_private(directory / f"{name}.pem", key.pem())
+
+
+def _write_nodes(
+    directory: Path,
+    cluster_id: str,
+    addresses: Mapping[str, tuple[Address, Address]],
+    node_keys: Mapping[str, Key],
+    clock: Clock,
+) -> None:
+    now = datetime.fromtimestamp(clock.wall_us() // 1_000_000, UTC)
+    life = {"not_before": now - CLOCK_SLACK, "not_after": now + CERTIFICATE_LIFE}
+    authority = pki.make_authority(cluster_id, **life)
+    pki.write_authority(directory, authority)
+    members = {node: peer for node, (_, peer) in addresses.items()}
+    for node, (http, peer) in addresses.items():
+        home = directory / node
+        home.mkdir(mode=0o700)
+        write_private(home / "node.pem", node_keys[node].pem())
+        pki.write_node(home, authority.certificate, pki.make_node(authority, PeerName(node, cluster_id), **life))
+        text = config.render(node=node, cluster_id=cluster_id, http=http, peer=peer, members=members)
+        _write(home / "swoosh.toml", text.encode())
+
+
+def _create_store(home: Path, node: str, genesis: Genesis, chart: Chart, entropy: Entropy) -> None:
+    """An empty log, the genesis state before the first entry, and the witness of both."""
+    settings = config.load(home / "swoosh.toml", {})
+    kv, witness = RocksKeyValue.create(settings.store_path), FileWitness.create(settings.witness_path)
+    rows, documents = genesis_document.initial_rows(genesis, chart), {"genesis": genesis_document.encode(genesis)}
+    Store.create(kv, rows, ORIGIN, documents)
+    Journal.create(
+        kv,
+        witness,
+        cluster_id=settings.cluster_id,
+        node=node,
+        incarnation=entropy.token(INCARNATION_BYTES),
+    )
+    witness.close()
+    kv.close()
+    sync_directory(home)
+
+
+def _summary(cluster_id: str, addresses: Mapping[str, tuple[Address, Address]]) -> dict[str, Any]:
+    nodes = [
+        {
+            "id": node,
+            "http": f"http://{config.spell(http)}",
+            "peer": config.spell(peer),
+            "config": f"{node}/swoosh.toml",
+        }
+        for node, (http, peer) in addresses.items()
+    ]
+    return {"cluster_id": cluster_id, "nodes": nodes}
+
+
+def _window_settings(text: str) -> dict[str, Any]:
+    """The settings that ``--windows`` stands for; only what differs from the defaults.
+
+    Raises:
+        click.BadParameter: another form.
+    """
+    kind, _, seconds = text.partition(":")
+    if text in ("always_open", "backbeat"):
+        return {"window_source": text}
+    if kind == "tidal" and seconds.isascii() and seconds.isdecimal() and 1 <= int(seconds) <= 86_400:
+        return {"window_source": "tidal", "tidal_schedule": tidal_schedule(int(seconds) * 1000)}
+    raise click.BadParameter("--windows: expected tidal:SECONDS (1 to 86400), always_open or backbeat")
+
+
+def _write(path: Path, data: bytes) -> None:
+    with path.open("xb") as file:
+        file.write(data)
+    sync_file(path)

@@ -1,0 +1,335 @@
+"""The configuration of one node: a TOML file, overridden by SWOOSH_* variables; THE reader of both.
+
+Strict, because a setting that is silently ignored is a setting that is wrong in production: every unknown key is named
+with its path, and so is every value of the wrong form. Relative paths are relative to the file.
+
+Only what may differ between nodes is here: addresses, paths, timing. Numbers that verdicts depend on are replicated
+settings (swoosh/settings.py), and who the members are says the genesis; the file only says where to find them.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from cluster import faults
+from cluster.raft.replica import Timing
+from cluster.tls import Credentials
+from swoosh import genesis as genesis_document
+from swoosh.chart import Chart, load_chart
+from swoosh.errors import Malformed
+from swoosh.genesis import Genesis
+
+PREFIX = "SWOOSH_"
+_FAILPOINT = PREFIX + "FAILPOINT"
+# Variables of the Go implementation; its database settings mean nothing here, but callers still set them.
+_ALIASES = {"SWOOSH_LISTEN_ADDR": "http.listen", "SWOOSH_WAL_DIR": "data", "SWOOSH_SNAPSHOT_DIR": "snapshots"}
+_IGNORED_PREFIX = "SWOOSH_DATABASE_DB_"
+_NOT_OURS = frozenset({_FAILPOINT, "SWOOSH_ENDPOINTS"})
+
+Address = tuple[str, int]
+"""Host and port."""
+
+
+class Misconfigured(Exception):
+    """The configuration cannot be what the operator means. The text lists every fault found, one per line."""
+
+
+class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    pass
+
+
+class _Http(_Section, frozen=True):
+    listen: str
+    forward_wait_ms: int = 2_000
+    read_tokens: str = ""
+
+
+class _Peer(_Section, frozen=True):
+    listen: str
+    certificates: str = "."
+
+
+class _Raft(_Section, frozen=True):
+    heartbeat_ms: int = 50
+    election_min_ms: int = 500
+    election_max_ms: int = 1_000
+    skew_max_ms: int = 500
+    ahead_max_ms: int = 2_000
+
+
+class _File(_Section, frozen=True, kw_only=True):
+    """The TOML file. Every member can be set by a variable: ``http.listen`` is SWOOSH_HTTP_LISTEN."""
+
+    node: str
+    cluster_id: str
+    genesis: str
+    license: str
+    key: str = "node.pem"
+    data: str = "."
+    snapshots: str = ""
+    http: _Http
+    peer: _Peer
+    members: dict[str, str]
+    raft: _Raft = _Raft()
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """What one node is told. Paths are absolute, times are seconds.
+
+    Attributes:
+        http: where callers are served.
+        peer: where members are served, over mutual TLS with ``credentials``.
+        members: the peer address of every member, this one included.
+        license_path: the license fact the built-in provider reads; it need not exist.
+        key_path: the node's Ed25519 key (PKCS #8 PEM).
+        data_dir: holds the store, its witness and, unless said otherwise, the snapshots.
+        forward_wait: how long a request is held while no leader is known.
+        read_tokens: bearer tokens, one of which reads need; empty means that reads are open.
+        notices: what the operator should hear at the start.
+    """
+
+    node_id: str
+    cluster_id: str
+    http: Address
+    peer: Address
+    members: Mapping[str, Address]
+    genesis_path: Path
+    license_path: Path
+    key_path: Path
+    data_dir: Path
+    snapshots_path: Path
+    credentials: Credentials
+    timing: Timing
+    forward_wait: float = 2.0
+    read_tokens: tuple[str, ...] = ()
+    notices: tuple[str, ...] = ()
+
+    @property
+    def store_path(self) -> Path:
+        """The RocksDB directory."""
+        return self.data_dir / "store"
+
+    @property
+    def witness_path(self) -> Path:
+        """The file that remembers how far the store had synced."""
+        return self.data_dir / "witness"
+
+    def genesis(self) -> Genesis:
+        """The genesis document.
+
+        Raises:
+            Misconfigured: unreadable, or of another cluster than ``cluster_id`` or other nodes than ``members``.
+        """
+        try:
+            found = genesis_document.decode(self.genesis_path.read_bytes())
+        except (OSError, Malformed) as error:
+            raise Misconfigured(f"genesis: {error}") from None
+        if genesis_document.cluster_id(found) != self.cluster_id:
+            raise Misconfigured(
+                f"{self.genesis_path} begins {genesis_document.cluster_id(found)}, cluster_id is {self.cluster_id}"
+            )
+        if set(found.nodes) != set(self.members):
+            raise Misconfigured(f"members: {sorted(self.members)}, but the genesis names {sorted(found.nodes)}")
+        return found
+
+
+def load(path: Path, environment: Mapping[str, str] | None = None) -> Config:
+    """The configuration in ``path``, overridden by ``environment`` (the process's own when None).
+
+    Raises:
+        Misconfigured: unreadable, not TOML, unknown keys, wrong values, contradictions.
+    """
+    variables = {name: value for name, value in _variables(environment).items() if name.startswith(PREFIX)}
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise Misconfigured(f"{path}: {error}") from None
+    unknown = [f"{path}: unknown key {key}" for key in _unknown_keys(document, _File)]
+    if unknown:
+        raise Misconfigured("\n".join(unknown))
+    notices = tuple(_override(document, variables))
+    try:
+        file = msgspec.convert(document, _File)
+    except msgspec.ValidationError as error:
+        raise Misconfigured(f"{path}: {error}") from None
+    return _resolve(file, path.absolute().parent, notices)
+
+
+def arm_failpoints(environment: Mapping[str, str] | None = None) -> None:
+    """Arm what SWOOSH_FAILPOINT asks for: ``name:nth`` kills the process at the nth visit of that place.
+
+    Raises:
+        Misconfigured: another form.
+    """
+    text = _variables(environment).get(_FAILPOINT, "")
+    if not text:
+        return
+    name, _, nth = text.rpartition(":")
+    if not name or not nth.isdecimal() or int(nth) < 1:
+        raise Misconfigured(f"{_FAILPOINT}: expected name:nth with nth from 1, got {text[:80]!r}")
+    faults.arm(name, int(nth), lambda: os.kill(os.getpid(), signal.SIGKILL))
+
+
+def packaged_chart() -> Chart:
+    """The chart this build was made with.
+
+    Raises:
+        ChartError: it does not load.
+        OSError: it is not where it belongs, so the installation is broken.
+    """
+    inside = files("swoosh") / "statechart.yaml"
+    if inside.is_file():
+        return load_chart(inside.read_text("utf-8"))
+    return load_chart((Path(__file__).parent.parent / "statechart.yaml").read_text("utf-8"))
+
+
+def render(*, node: str, cluster_id: str, http: Address, peer: Address, members: Mapping[str, Address]) -> str:
+    """The file of a node that lives in ``DIR/<node>/``, beside ``genesis.json`` and ``license.json`` in ``DIR``."""
+    lines = [
+        "# One node of a SWOOSH cluster. Every key can be set by a variable too: http.listen is SWOOSH_HTTP_LISTEN.",
+        f'node = "{node}"',
+        f'cluster_id = "{cluster_id}"',
+        'genesis = "../genesis.json"',
+        'license = "../license.json"',
+        'key = "node.pem"',
+        'data = "."',
+        "",
+        "[http]",
+        f'listen = "{spell(http)}"',
+        "",
+        "[peer]",
+        f'listen = "{spell(peer)}"',
+        'certificates = "."',
+        "",
+        "# Where to find the members. Who they are says the genesis; this cannot add or remove one.",
+        "[members]",
+        *(f'{name} = "{spell(address)}"' for name, address in members.items()),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+# --- keys and variables -----------------------------------------------------------------------------------------------
+
+
+def _unknown_keys(document: Mapping[str, Any], shape: type[msgspec.Struct], path: str = "") -> Iterator[str]:
+    known = {field.name: field.type for field in msgspec.structs.fields(shape)}
+    for name, value in document.items():
+        if name not in known:
+            yield f"{path}{name}; known here: {', '.join(known)}"
+        elif isinstance(value, dict) and _is_section(known[name]):
+            yield from _unknown_keys(value, known[name], f"{path}{name}.")
+
+
+def _variables(environment: Mapping[str, str] | None) -> Mapping[str, str]:
+    return os.environ if environment is None else environment
+
+
+def _override(document: dict[str, Any], variables: Mapping[str, str]) -> Iterator[str]:
+    """Put variables in their place; what is left over is worth a notice, not a refusal: orchestrators add their own."""
+    places = {PREFIX + key.replace(".", "_").upper(): key for key in _leaves(_File)} | _ALIASES
+    for name, text in sorted(variables.items()):
+        if name in places:
+            *sections, leaf = places[name].split(".")
+            table = document
+            for section in sections:
+                table = table.setdefault(section, {})
+            table[leaf] = int(text) if leaf.endswith("_ms") and text.isdecimal() else text
+        elif name.startswith(_IGNORED_PREFIX):
+            yield f"{name} is accepted and ignored: the store is the node's own"
+        elif name not in _NOT_OURS:
+            yield f"{name} is not a setting of SWOOSH and is ignored"
+
+
+def _leaves(shape: type[msgspec.Struct], path: str = "") -> Iterator[str]:
+    for field in msgspec.structs.fields(shape):
+        if _is_section(field.type):
+            yield from _leaves(field.type, f"{path}{field.name}.")
+        elif field.type in (str, int):
+            yield path + field.name
+
+
+def _is_section(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, _Section)
+
+
+# --- values -----------------------------------------------------------------------------------------------------------
+
+
+def _resolve(file: _File, folder: Path, notices: tuple[str, ...]) -> Config:
+    wrong = list(_contradictions(file))
+    if wrong:
+        raise Misconfigured("\n".join(wrong))
+    data = folder / file.data
+    return Config(
+        node_id=file.node,
+        cluster_id=file.cluster_id,
+        http=_address(file.http.listen),
+        peer=_address(file.peer.listen),
+        members={name: _address(text) for name, text in file.members.items()},
+        genesis_path=folder / file.genesis,
+        license_path=folder / file.license,
+        key_path=folder / file.key,
+        data_dir=data,
+        snapshots_path=folder / file.snapshots if file.snapshots else data / "snapshots",
+        credentials=Credentials.in_directory(folder / file.peer.certificates),
+        timing=Timing(
+            heartbeat=file.raft.heartbeat_ms / 1000,
+            election_min=file.raft.election_min_ms / 1000,
+            election_max=file.raft.election_max_ms / 1000,
+            skew_max_us=file.raft.skew_max_ms * 1000,
+            ahead_max_us=file.raft.ahead_max_ms * 1000,
+        ),
+        forward_wait=file.http.forward_wait_ms / 1000,
+        read_tokens=_tokens(folder, file.http.read_tokens),
+        notices=notices,
+    )
+
+
+def _contradictions(file: _File) -> Iterator[str]:
+    if file.node not in file.members:
+        yield f"members: {file.node}, this node, is missing"
+    for name, text in {"http.listen": file.http.listen, "peer.listen": file.peer.listen, **file.members}.items():
+        if _address_fault(text):
+            yield f"{name}: expected host:port, got {text[:80]!r}"
+    times = file.raft
+    if not 0 < 2 * times.heartbeat_ms <= times.election_min_ms < times.election_max_ms:
+        yield "raft: needs 0 < 2 x heartbeat_ms <= election_min_ms < election_max_ms"
+    if min(times.skew_max_ms, times.ahead_max_ms, file.http.forward_wait_ms) < 0:
+        yield "raft, http: times are not negative"
+
+
+def _tokens(folder: Path, name: str) -> tuple[str, ...]:
+    """The tokens in a file, one per line: secrets are never in the configuration itself."""
+    if not name:
+        return ()
+    try:
+        lines = (folder / name).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise Misconfigured(f"http.read_tokens: {error}") from None
+    return tuple(line.strip() for line in lines if line.strip())
+
+
+def _address(text: str) -> Address:
+    host, _, port = text.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+def _address_fault(text: str) -> bool:
+    host, _, port = text.rpartition(":")
+    return not host or not (port.isascii() and port.isdecimal() and int(port) < 65_536)
+
+
+def spell(address: Address) -> str:
+    """``host:port``, an IPv6 host in brackets."""
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,0 +1,155 @@
+"""How the node is: one document for people and monitors, four probes for load balancers.
+
+`GET /health` answers 200 as long as the process serves, cold or without a leader too: a container's health check that
+fails restarts it, and restarting helps neither. The probes answer 200 or 503 and one line.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, NamedTuple
+
+from aiohttp import web
+
+from cluster.http import problems
+from cluster.http.request import NODE, head_of, number, project_of
+from cluster.node import Node
+from cluster.raft.driver import Role
+from cluster.telemetry.metrics import Gauges
+from swoosh import state
+from swoosh.state import Project
+
+try:
+    VERSION = version("swoosh")
+except PackageNotFoundError:  # run from a source tree that was never installed
+    VERSION = "source"
+
+
+class Quorum(NamedTuple):
+    """Whether a majority is heard, and how many more members may fail before it is lost."""
+
+    heard: bool
+    faults_left: int
+    all_here: bool
+
+
+async def get_health(request: web.Request) -> web.Response:
+    """The brief's and v1.0.0's fields in one; null where nothing is verified yet."""
+    node = request.app[NODE]
+    raft = node.raft
+    quorum = quorum_of(node)
+    return problems.ok(
+        {
+            "status": status_of(node, quorum),
+            "missing": node.missing,
+            "node": node.config.node_id,
+            "consensus": {
+                "role": raft.role.name.lower(),
+                "leader": raft.leader,
+                "term": raft.term,
+                "commit_index": raft.commit_index,
+                "last_applied": raft.applied_index,
+                "quorum": quorum.heard,
+                "faults_left": quorum.faults_left,
+                "clock_ok": raft.clock_ok,
+                "peers": raft.peers(),
+            },
+            "lastSnapshotHLC": node.snapshots.last_hlc,
+            "walLag": raft.commit_index - raft.applied_index,
+            **_of_project(head_of(node, project_of(request))),
+            "cluster_hash": node.machine.cluster_hash if node.caught_up else None,
+            "cluster_id": node.machine.cluster_id,
+            "version": VERSION,
+            "chart_hash": node.chart.hash,
+            "insecure": node.insecure,
+        }
+    )
+
+
+def quorum_of(node: Node) -> Quorum:
+    """What this node sees of its group."""
+    peers = node.raft.peers()
+    here = 1 + sum(peer.reachable for peer in peers)
+    majority = (len(peers) + 1) // 2 + 1
+    return Quorum(node.raft.quorum_heard(), max(0, here - majority), here == len(peers) + 1)
+
+
+def gauges(node: Node, *, watchers: int) -> Gauges:
+    """The node as its metrics show it."""
+    raft, quorum = node.raft, quorum_of(node)
+    peers = raft.peers()
+    return Gauges(
+        role=raft.role.name.lower(),
+        term=raft.term,
+        commit_index=raft.commit_index,
+        applied_index=raft.applied_index,
+        quorum=quorum.heard,
+        faults_left=quorum.faults_left,
+        clock_ok=raft.clock_ok,
+        ready=not node.missing,
+        recovery_s=node.recovery_s,
+        peers_reachable={peer.id: peer.reachable for peer in peers},
+        peers_lag={peer.id: peer.lag for peer in peers},
+        watchers=watchers,
+    )
+
+
+def status_of(node: Node, quorum: Quorum) -> str:
+    """`healthy`, `degraded`, `cold` or `no_leader`. A diverged node ends its process, so it never answers here."""
+    if not node.caught_up:
+        return "cold"
+    if node.raft.leader is None or not quorum.heard:
+        return "no_leader"
+    return "healthy" if quorum.all_here and node.raft.clock_ok and not node.missing else "degraded"
+
+
+def _of_project(project: Project | None) -> dict[str, Any]:
+    if project is None or not isinstance(project.regions, state.ProjectRegions):
+        return dict.fromkeys(("licensed", "quarantined", "degraded", "recovering", "hlc_last", "state_hash"))
+    control = state.control(project.regions)
+    return {
+        "licensed": project.regions.boot.licensed and project.regions.license.phase != "EXPIRED",
+        "quarantined": project.quarantined,
+        "degraded": control["Degraded"],
+        "recovering": control["Recovering"],
+        "hlc_last": project.regions.hlc_last.hlc,
+        "state_hash": project.state_hash,
+    }
+
+
+# --- probes -----------------------------------------------------------------------------------------------------------
+
+
+async def get_live(request: web.Request) -> web.Response:
+    """The process serves."""
+    return problems.probe(True, "live")
+
+
+async def get_ready(request: web.Request) -> web.Response:
+    """Caught up, a majority heard, and at most `max_lag` entries behind what it knows to be committed."""
+    node = request.app[NODE]
+    lag = node.raft.commit_index - node.raft.applied_index
+    if "max_lag" in request.query and lag > number(request, "max_lag", 0):
+        return problems.probe(False, f"{lag} entries behind")
+    return problems.probe(not node.missing, "; ".join(node.missing) or "ready")
+
+
+async def get_leader(request: web.Request) -> web.Response:
+    """This node leads."""
+    return _role(request.app[NODE], Role.LEADER)
+
+
+async def get_follower(request: web.Request) -> web.Response:
+    """This node follows a leader."""
+    return _role(request.app[NODE], Role.FOLLOWER)
+
+
+def _role(node: Node, wanted: Role) -> web.Response:
+    role, leader = node.raft.role, node.raft.leader
+    holds = role is wanted and leader is not None and not node.missing
+    return problems.probe(holds, f"{role.name.lower()}, leader {leader or 'unknown'}, {node.ready or 'ready'}")
+
+
+async def options(request: web.Request) -> web.Response:
+    """What a probe takes."""
+    return problems.options("GET", "HEAD", "OPTIONS")

@@ -1,0 +1,101 @@
+"""Where everything lies: the keys of every family, in one table.
+
+| family    | key                                      | value                                                      |
+|-----------|------------------------------------------|------------------------------------------------------------|
+| META      | `applied`                                | index, term, stamp (µs), ms and counter of the newest HLC  |
+| META      | `genesis`                                | the genesis document, canonical                            |
+| META      | `raft`                                   | term, vote, incarnation (cluster/raft/journal.py)          |
+| LOG       | index                                    | an entry (cluster/raft/journal.py)                         |
+| HEAD      | project                                  | the head row of a project: hashes of state and chains      |
+| PROJECT   | project `NUL` region                     | a region, its collections left out                         |
+| PROJECT   | project `NUL` region `NUL` field `NUL` e | the entry named e of a collection                          |
+| LEDGER    | project `NUL` idem_key                   | what an applied key points to                              |
+| WAL       | project `NUL` seq                        | a WAL record                                               |
+| DECISION  | project `NUL` seq                        | the Decision Record derived from it                        |
+| DECISION  | `#` dr_id (32 bytes)                     | the key of that record; no project id begins with `#`      |
+| OUTBOX    | index, ordinal                           | project `NUL` seq of a Decision Record to be delivered     |
+| REGISTRY  | kind `NUL` subject                       | the newest fact                                            |
+| REJECTION | number, counted on this node             | a refusal, canonical JSON                                  |
+| SNAPSHOT  | index                                    | the manifest of a snapshot kept                            |
+
+Integers in keys are 8 bytes, big-endian, so that keys sort as numbers do. `NUL` is in no project id, region, kind or
+idempotency key, and sorts below all that is, so a project's rows lie together and projects lie in the order of their
+ids. Everything here but META's `raft` and LOG is written by `Store` alone.
+
+This module must never read or write: it turns names into keys and back.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from cluster.storage.kv import Family
+from swoosh.hashing import PREFIX
+
+APPLIED = b"applied"
+GENESIS = b"genesis"
+
+_NUL = b"\0"
+_AFTER_NUL = b"\1"
+_BY_ID = b"#"
+_PATH_PARTS = 4
+_NUMBER = struct.Struct(">Q")
+_PAIR = struct.Struct(">QQ")
+
+
+def number(value: int) -> bytes:
+    """A key that sorts as its number does."""
+    return _NUMBER.pack(value)
+
+
+def number_of(key: bytes) -> int:
+    """The number of a key."""
+    value: int = _NUMBER.unpack(key)[0]
+    return value
+
+
+def row(path: tuple[str, ...]) -> tuple[Family, bytes]:
+    """Where a row of a project lies; ``path`` as in swoosh/state.py."""
+    return (Family.HEAD if len(path) == 1 else Family.PROJECT), named(*path)
+
+
+def path_of(key: bytes) -> tuple[str, ...]:
+    """The path of a row of a project."""
+    return tuple(part.decode() for part in key.split(_NUL, _PATH_PARTS - 1))
+
+
+def named(*parts: str) -> bytes:
+    """A key made of names."""
+    return _NUL.join(part.encode() for part in parts)
+
+
+def under(name: str) -> tuple[bytes, bytes]:
+    """The range [start, end) of every key below a name."""
+    return name.encode() + _NUL, name.encode() + _AFTER_NUL
+
+
+def record(project: str, seq: int) -> bytes:
+    """The key of a project's n-th WAL record, and of its Decision Record."""
+    return project.encode() + _NUL + number(seq)
+
+
+def record_of(key: bytes) -> tuple[str, int]:
+    """Project and sequence number of a record's key."""
+    project, _, seq = key.partition(_NUL)
+    return project.decode(), number_of(seq)
+
+
+def decision(dr_id: str) -> bytes:
+    """The key under which a Decision Record is found by its id, ``sha256-<64 hex>``."""
+    return _BY_ID + bytes.fromhex(dr_id.removeprefix(PREFIX))
+
+
+def outbox(index: int, ordinal: int) -> bytes:
+    """The key of the ``ordinal``-th record, from 0, of the entry at ``index``."""
+    return _PAIR.pack(index, ordinal)
+
+
+def outbox_of(key: bytes) -> tuple[int, int]:
+    """Index and ordinal of an outbox key."""
+    index, ordinal = _PAIR.unpack(key)
+    return index, ordinal

@@ -1,0 +1,92 @@
+"""Log lines: one JSON object each (Brief §10).
+
+A line about an applied transition always carries the hashes before and after, the transition, its clock value, its
+window, project and index. Text from outside is escaped by the encoder and cut by length, so that nobody can forge a
+line or fill a disk with one. Signatures, keys and tokens never get this far: whatever is filed under such a name is
+replaced, at any depth.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, MutableMapping
+from itertools import islice
+from typing import Any, TextIO
+
+import structlog
+
+from cluster.clock import Clock
+from swoosh.hlc import time_text
+from swoosh.machine import Applied
+
+TEXT_CHARS_MAX = 1_024
+LIST_ITEMS_MAX = 32
+DEPTH_MAX = 4
+HIDDEN = "[HIDDEN]"
+_SECRET = ("signature", "token", "secret", "password", "private", "authorization", "credential", "votes")
+
+_log = structlog.get_logger("swoosh.transitions")
+
+
+def configure(stream: TextIO, clock: Clock, *, node: str, level: int = logging.INFO) -> None:
+    """Send every log line of this process to `stream`, each naming the node."""
+
+    def stamp(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        event["time"] = time_text(clock.wall_us() // 1000)
+        event["node"] = node
+        return event
+
+    structlog.configure(
+        processors=[
+            structlog.stdlib.add_log_level,
+            stamp,
+            structlog.processors.format_exc_info,
+            bounded,
+            structlog.processors.JSONRenderer(serializer=json.dumps),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.WriteLoggerFactory(stream),
+        cache_logger_on_first_use=False,
+    )
+
+
+def transitions(applied: Applied) -> None:
+    """One line per transition of an applied entry."""
+    for record, _ in applied.records:
+        _log.info(
+            "transition applied",
+            state_pre_hash=record.state_pre_hash,
+            state_post_hash=record.state_post_hash,
+            transition=record.transition_name,
+            hlc=record.hlc,
+            window_id=record.window_id,
+            project=record.project,
+            index=record.index,
+            region=record.region,
+            signer=record.signer,
+            idem_key=record.idem_key,
+        )
+
+
+def bounded(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
+    """The line with its secrets hidden and its texts cut."""
+    return {name: _bounded(name, value, 0) for name, value in event.items()}
+
+
+def _bounded(name: str, value: Any, depth: int) -> Any:
+    if any(word in name.lower() for word in _SECRET):
+        return HIDDEN
+    match value:
+        case None | bool() | int() | float():
+            return value
+        case str():
+            longest = TEXT_CHARS_MAX * (8 if name == "exception" else 1)
+            return value if len(value) <= longest else f"{value[:longest]}… ({len(value)} characters)"
+        case Mapping() if depth < DEPTH_MAX:
+            members = islice(value.items(), LIST_ITEMS_MAX)
+            return {str(key): _bounded(str(key), inner, depth + 1) for key, inner in members}
+        case list() | tuple() if depth < DEPTH_MAX:
+            return [_bounded("", inner, depth + 1) for inner in value[:LIST_ITEMS_MAX]]
+        case _:
+            return _bounded("", str(value), depth)

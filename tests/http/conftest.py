@@ -1,0 +1,134 @@
+"""A desk behind a real listener, and a caller who holds every answer against the published description."""
+
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+import pytest
+from jsonschema import Draft202012Validator
+
+from cluster.http.app import public_app
+from cluster.http.listener import Listener
+from cluster.http.request import Limits
+from cluster.telemetry.metrics import Metrics
+from docs.openapi_json import render
+from tests.http.desk import CHART, Desk
+
+SPEC: dict[str, Any] = json.loads(render())
+
+
+@dataclass
+class Reply:
+    """A status, headers, and a body read as JSON where it is JSON."""
+
+    status: int
+    headers: Any
+    text: str
+    body: Any = None
+
+
+def described(method: str, path: str, status: int, media: str, body: Any) -> None:
+    """Fail unless the description has this answer, and its body fits."""
+    template = template_of(path)
+    responses = SPEC["paths"][template][method.lower() if method != "HEAD" or has_head(template) else "get"]["responses"]
+    assert str(status) in responses, f"{method} {template} answered {status}, which docs/openapi.yaml does not list"
+    response = resolve(responses[str(status)])
+    if method == "HEAD" or "content" not in response:
+        return
+    assert media in response["content"], f"{method} {template} {status} sent {media}"
+    schema = response["content"][media]["schema"]
+    if media == "application/json":
+        Draft202012Validator({**schema, "components": SPEC["components"]}).validate(body)
+
+
+def resolve(node: dict[str, Any]) -> dict[str, Any]:
+    if "$ref" not in node:
+        return node
+    found: Any = SPEC
+    for part in node["$ref"].removeprefix("#/").split("/"):
+        found = found[part]
+    return dict(found)
+
+
+def has_head(template: str) -> bool:
+    return "head" in SPEC["paths"][template]
+
+
+def template_of(path: str) -> str:
+    plain = path.partition("?")[0]
+    for prefix in ("/transitions/", "/decisions/"):
+        if plain.startswith(prefix):
+            return next(name for name in SPEC["paths"] if name.startswith(prefix))
+    return plain
+
+
+@dataclass
+class Caller:
+    """Talks to one listener."""
+
+    base: str
+    session: aiohttp.ClientSession
+    seen: list[Reply] = field(default_factory=list)
+
+    async def __call__(self, method: str, path: str, body: Any = None, *, checked: bool = True, **options: Any) -> Reply:
+        if isinstance(body, bytes):
+            options |= {"data": body}
+            options["headers"] = {"Content-Type": "application/json"} | options.get("headers", {})
+        elif body is not None:
+            options |= {"json": body}
+        async with self.session.request(method, self.base + path, **options) as response:
+            data = await response.read()
+            reply = Reply(response.status, response.headers, data.decode())
+            if response.content_type == "application/json" and data:
+                reply.body = await response.json()
+            if checked:
+                described(method, path, reply.status, response.content_type, reply.body)
+        self.seen.append(reply)
+        return reply
+
+    async def get(self, path: str, **options: Any) -> Reply:
+        return await self("GET", path, **options)
+
+    async def post(self, path: str, body: Any, **options: Any) -> Reply:
+        return await self("POST", path, body, **options)
+
+
+Serve = Callable[..., Awaitable[Caller]]
+
+
+def metrics_of_chart() -> Metrics:
+    regions = {transition.name: transition.region for transition in CHART.transitions()}
+    return Metrics(regions, CHART.names()["guard"])
+
+
+@pytest.fixture
+def desk() -> Desk:
+    return Desk()
+
+
+@pytest.fixture
+async def serve() -> AsyncIterator[Serve]:
+    """Put a desk behind a listener on a free port."""
+    listeners: list[Listener] = []
+    sessions: list[aiohttp.ClientSession] = []
+
+    async def start(desk: Desk, limits: Limits | None = None) -> Caller:
+        limits = limits or Limits()
+        listener = Listener(public_app(desk, metrics_of_chart(), limits), desk.clock, limits)  # type: ignore[arg-type]
+        await listener.start("127.0.0.1", 0)
+        listeners.append(listener)
+        sessions.append(aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=20)))
+        return Caller(f"http://127.0.0.1:{listener.port}", sessions[-1])
+
+    yield start
+    for session in sessions:
+        await session.close()
+    for listener in listeners:
+        await listener.stop()
+
+
+@pytest.fixture
+async def ask(desk: Desk, serve: Serve) -> Caller:
+    return await serve(desk)

@@ -1,0 +1,233 @@
+"""A node without consensus: the real machine and the real admission, with entries applied as they come.
+
+Enough for the HTTP surface, which knows a node by what it answers. What a cluster adds (elections, lost answers, time
+that stands still) a test plays by hand.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from cluster.admission import Admission
+from cluster.answers import Answer, Unavailable
+from cluster.clock import Clock, SystemClock
+from cluster.raft.driver import PeerStatus, Role
+from swoosh import canonical, genesis, hlc, principal, proposal, signing
+from swoosh import entry as log_entry
+from swoosh.chart import load_chart
+from swoosh.entry import Item, LogEntry
+from swoosh.genesis import Genesis, Registered
+from swoosh.machine import Applied, Machine, MemorySource, Position
+from swoosh.outcome import Refused
+from swoosh.reducer import Place
+
+CHART = load_chart((Path(__file__).parents[2] / "statechart.yaml").read_bytes())
+ROLES = {
+    "admin": ("admin",),
+    "operator": ("operator",),
+    "proposer": ("proposer:*",),
+    "agent": ("agent",),
+    "provider": ("provider:*",),
+    "node": ("node",),
+}
+
+
+class Key:
+    """A key pair that is the same in every run."""
+
+    def __init__(self, name: str) -> None:
+        self.private = Ed25519PrivateKey.from_private_bytes(name.encode().ljust(32, b".")[:32])
+        self.principal = principal.name_of(self.private.public_key().public_bytes_raw())
+
+    def sign(self, preimage: bytes) -> str:
+        return signing.sign(self.private, preimage)
+
+
+KEYS = {name: Key(name) for name in (*ROLES, "stranger")}
+
+
+class Store:
+    """The reading side of a store."""
+
+    def __init__(self, memory: MemorySource) -> None:
+        self._memory = memory
+        self.refused: list[Refused] = []
+        self.ledger = memory.ledger
+
+    def wal(self, project: str, from_seq: int, limit: int) -> Iterator[bytes]:
+        first = max(from_seq, 1) - 1
+        yield from self._memory.records.get(project, [])[first : first + limit]
+
+    def record(self, project: str, seq: int) -> bytes | None:
+        return next(self.wal(project, seq, 1), None)
+
+    def decision(self, dr_id: str) -> bytes | None:
+        return self._memory.decisions.get(dr_id)
+
+    def decisions(self, project: str, from_seq: int, limit: int) -> Iterator[bytes]:
+        every = self._memory.decisions.values()
+        first = max(from_seq, 1) - 1
+        yield from [data for data in every if msgspec.json.decode(data)["project"] == project][first : first + limit]
+
+    def rejections(self, project: str | None, signer: str | None, limit: int) -> Iterator[bytes]:
+        del signer  # the desk keeps none
+        found = [refused for refused in reversed(self.refused) if project in (None, refused.project)]
+        return (canonical.encode(msgspec.to_builtins(refused)) for refused in found[:limit])
+
+
+@dataclass
+class Desk:
+    """The node's face towards HTTP."""
+
+    insecure: bool = False
+    clock: Clock = field(default_factory=SystemClock)
+    read_tokens: tuple[str, ...] = ()
+    missing: list[str] = field(default_factory=list)
+    caught_up: bool = True
+    stale_s: float = 0.0
+    unreadable: Unavailable | None = None
+    instead: Callable[[Sequence[Item]], list[Answer]] | None = None
+    recovery_s: float | None = 0.25
+
+    def __post_init__(self) -> None:
+        people = tuple(Registered(name, KEYS[name].principal, roles) for name, roles in ROLES.items())
+        self.genesis = Genesis("ab" * 32, ("n1", "n2", "n3"), people, {}, CHART.hash, self.insecure, 0)
+        self.cluster_id = genesis.cluster_id(self.genesis)
+        self.chart = CHART
+        self.config = SimpleNamespace(node_id="n1", read_tokens=self.read_tokens)
+        self.memory = MemorySource(genesis.initial_projects(self.genesis, CHART), Position(1, 1, 0))
+        self.store = Store(self.memory)
+        self.machine = Machine(CHART, self.cluster_id, self.memory)
+        self.admission = Admission(CHART, self.cluster_id, lambda: self.machine.registry, insecure=self.insecure)
+        self.on_applied: list[Callable[[Applied], None]] = []
+        self.snapshots = SimpleNamespace(last_hlc=None, take=self._snapshot)
+        self.raft = FakeRaft(self)
+
+    @property
+    def ready(self) -> str | None:
+        return "; ".join(self.missing) or None
+
+    def age_s(self) -> float:
+        return self.stale_s
+
+    async def _snapshot(self) -> int:
+        return self.machine.position.index
+
+    async def read(self, consistency: str, deadline: float, *, min_index: int = 0) -> Unavailable | None:
+        return self.unreadable
+
+    async def submit(self, items: Sequence[Item], deadline: float, *, dry_run: bool = False) -> list[Answer]:
+        await asyncio.sleep(0)
+        if self.instead is not None:
+            return self.instead(items)
+        return [answer for item in items for answer in self._judge(item, dry_run)]
+
+    submit_as_leader = submit
+
+    def _judge(self, item: Item, dry_run: bool) -> Sequence[Answer]:
+        position = self.machine.position
+        index, stamp = position.index + 1, max(self.clock.wall_us(), position.stamp_us + 1)
+        outcomes = self.machine.pending.open().judge(Place(index, 1, stamp), item)
+        changes = any(not isinstance(o, Refused) and not getattr(o, "duplicate", False) for o in outcomes)
+        self.store.refused += [outcome for outcome in outcomes if isinstance(outcome, Refused)]
+        if dry_run or not changes:
+            return outcomes
+        applied = self.machine.apply(
+            index, 1, log_entry.encode(LogEntry(CHART.hash, "n1", 1, stamp, (item,)))
+        )
+        self.memory.commit(applied)
+        for listener in self.on_applied:
+            listener(applied)
+        return applied.outcomes
+
+    # --- what callers write -------------------------------------------------------------------------------------------
+
+    def head(self, project: str = "default") -> str:
+        held = self.machine.project(project)
+        return "genesis" if held is None else held.state_hash
+
+    def now_hlc(self, ahead_ms: int = 0) -> str:
+        return str(hlc.HLC(self.clock.wall_us() // 1000 + ahead_ms, 0))
+
+    def draft(self, transition: str, key: str, by: str = "proposer", **members: Any) -> dict[str, Any]:
+        """A proposal nobody signed yet, on HEAD."""
+        project = members.get("project", "default")
+        inputs = members.pop("inputs", {})
+        return {
+            "current_state_hash": self.head(project),
+            "transition": transition,
+            "inputs": inputs,
+            "inputs_hash": proposal.inputs_hash(inputs),
+            "signer": KEYS[by].principal,
+            "idem_key": key,
+            "hlc": self.now_hlc(),
+            **members,
+        }
+
+    def signed(self, draft: dict[str, Any], by: str | None = None) -> dict[str, Any]:
+        """The same, signed by who it names, or by somebody else."""
+        name = by or next(name for name, key in KEYS.items() if key.principal == draft["signer"])
+        return {**draft, "signature": KEYS[name].sign(signing.proposal_preimage(draft, self.cluster_id))}
+
+    def created(self, project: str, **members: Any) -> dict[str, Any]:
+        """A signed PROJECT_CREATED."""
+        inputs = {"brief": "a brief", "repository": "", "planned_roles": []}
+        key = members.pop("idem_key", f"create:{project}")
+        return self.signed(self.draft("PROJECT_CREATED", key, project=project, inputs=inputs, **members))
+
+    def fact(self, kind: str, subject: str, body: dict[str, Any], by: str = "provider", seq: int = 1) -> dict[str, Any]:
+        """A signed fact, observed now."""
+        now = self.clock.wall_us() // 1000
+        unsigned = {
+            "kind": kind,
+            "subject": subject,
+            "observed_at": now,
+            "seq": seq,
+            "expires_at": now + 60_000,
+            "body": body,
+            "provider": KEYS[by].principal,
+        }
+        return {**unsigned, "signature": KEYS[by].sign(signing.fact_preimage(unsigned, self.cluster_id))}
+
+    def order(self, name: str, by: str = "admin", **members: Any) -> dict[str, Any]:
+        """A signed order to this node."""
+        unsigned = {"order": name, "node": "n1", "hlc": self.now_hlc(), "signer": KEYS[by].principal, **members}
+        return {**unsigned, "signature": KEYS[by].sign(signing.order_preimage(unsigned, self.cluster_id))}
+
+
+class FakeRaft:
+    """What there is to see of consensus: n1 leads, n2 and n3 follow."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self.role, self.leader, self.term = Role.LEADER, "n1", 1
+        self.clock_ok = True
+        self.down: set[str] = set()
+        self.behind = 0
+
+    @property
+    def applied_index(self) -> int:
+        return self._desk.machine.position.index
+
+    @property
+    def commit_index(self) -> int:
+        return self.applied_index + self.behind
+
+    def peers(self) -> list[PeerStatus]:
+        return [PeerStatus(peer, peer not in self.down, self.applied_index, 0, 5) for peer in ("n2", "n3")]
+
+    def quorum_heard(self) -> bool:
+        return len(self.down) < 2
+
+    async def transfer_leadership(self, to: str | None) -> bool:
+        if self.role is not Role.LEADER:
+            return False
+        self.role, self.leader = Role.FOLLOWER, to or "n2"
+        return True
+
