@@ -23,7 +23,7 @@ from cluster.cli.init import PEER_PORT_OFFSET
 from cluster.cli.inspect import Survey, survey
 from swoosh.client import Client, Key
 
-ASK_SECONDS = 0.05
+ASK_SECONDS = 0.2
 ASKED_WITHIN_SECONDS = 2.0
 STOP_SECONDS = 20.0
 _SWOOSH = (sys.executable, "-m", "cluster")
@@ -43,7 +43,8 @@ class LiveCluster:
         self.directory = directory
         document = json.loads((directory / "cluster.json").read_text())
         self.cluster_id: str = document["cluster_id"]
-        self.endpoints: dict[str, str] = {node["id"]: node["http"] for node in document["nodes"]}
+        self.nodes: dict[str, str] = {node["id"]: node["http"] for node in document["nodes"]}
+        self.keys = directory / "keys"
         self._configs = {node["id"]: directory / node["config"] for node in document["nodes"]}
         self._running: dict[str, subprocess.Popen[bytes]] = {}
 
@@ -60,13 +61,18 @@ class LiveCluster:
     # --- processes ----------------------------------------------------------------------------------------------------
 
     @property
+    def endpoints(self) -> list[str]:
+        """The base URL of every node."""
+        return list(self.nodes.values())
+
+    @property
     def running(self) -> list[str]:
         """Ids of the nodes that were started and not stopped."""
         return sorted(self._running)
 
     def start(self, *nodes: str) -> None:
         """Start these nodes, or all. They are not ready when this returns."""
-        for node in nodes or self.endpoints:
+        for node in nodes or self.nodes:
             with self.log(node).open("ab") as log:
                 command = [*_SWOOSH, "serve", "--config", str(self._configs[node])]
                 self._running[node] = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
@@ -113,10 +119,10 @@ class LiveCluster:
         """Where a node's output goes."""
         return self.directory / f"{node}.log"
 
-    def logs(self, lines: int = 15) -> str:
+    def logs(self, lines: int = 10) -> str:
         """The end of every log, for a failure's text."""
         parts = []
-        for node in self.endpoints:
+        for node in self.nodes:
             text = self.log(node).read_text(errors="replace").splitlines() if self.log(node).exists() else []
             parts += [f"--- {node}", *(line[:400] for line in text[-lines:])]
         return "\n" + "\n".join(parts)
@@ -125,21 +131,21 @@ class LiveCluster:
 
     def key(self, name: str) -> Key:
         """A key that init made: admin, operator, policy, proposer, provider, agent-1..3, elector-1..3."""
-        return Key.load(self.directory / "keys" / f"{name}.pem")
+        return Key.load(self.keys / f"{name}.pem")
 
     @asynccontextmanager
     async def client(self, key: str | None = None, *, via: Sequence[str] = ()) -> AsyncIterator[Client]:
         """A client that signs as ``key`` and asks the nodes ``via``, the first one first; default all."""
-        endpoints = [self.endpoints[node] for node in via or self.endpoints]
+        endpoints = [self.nodes[node] for node in via or self.nodes]
         async with Client(endpoints, key=self.key(key) if key else None) as client:
             yield client
 
     async def survey(self, project: str = "default") -> Survey:
         """What every node says of itself now."""
-        return await survey(list(self.endpoints.values()), ASKED_WITHIN_SECONDS, project)
+        return await survey(self.endpoints, ASKED_WITHIN_SECONDS, project)
 
     async def ready(self, timeout: float = 60.0) -> str:
-        """Wait until every running node serves and follows one leader; the leader."""
+        """Wait until every running node serves and follows one leader that runs; the leader."""
 
         async def settled() -> str | None:
             found = await self.survey()
@@ -147,7 +153,7 @@ class LiveCluster:
             leaders = {report["consensus"]["leader"] for report in reports if report and not report["missing"]}
             all_serve = all(report and not report["missing"] for report in reports)
             leader: str | None = leaders.pop() if all_serve and len(leaders) == 1 else None
-            return leader
+            return leader if leader in self._running else None
 
         return await self.wait_for("every running node to be ready", settled, timeout)
 
@@ -157,7 +163,7 @@ class LiveCluster:
         async def agreed() -> Survey | None:
             found = await self.survey()
             agreement = found.agreement()
-            return found if agreement and agreement.agreeing == len(self.endpoints) else None
+            return found if agreement and agreement.agreeing == len(self.nodes) else None
 
         return await self.wait_for("all nodes to agree", agreed, timeout)
 

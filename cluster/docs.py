@@ -91,11 +91,11 @@ hard gate. Then three regions work side by side: *Ingestion* pins one version of
 on it, *Environment* provides what they work with. Once all three are READY for the same content, the project enters
 EXECUTION and goes round: PLAN → WORK → REVIEW → REVERB, and into PLAN again with the next window. It ends in
 TERMINATED, which nothing leaves. A solid arrow leads onward, a dashed one back. ↻ marks a transition that is accepted
-without leaving the phase. A word in brackets is a time class: the transition is accepted only while such a window is open.
+without leaving the phase. A word in brackets is a time class: such a window must be open.
 
 **Holds stand apart.** CONTROL and POLICY are not steps on the way. They exist all the time beside the others, and some
 of their phases hold the rest up: nothing moves in the boxes named there until the hold is over, and then everything
-goes on from exactly where it was. That is why a quarantine, a pause or a lapsed license never costs a project its place.
+goes on from exactly where it was. So a quarantine, a pause or a lapsed license never costs a project its place.
 
 **How a proposal is judged.** Always in this order, and the first that says no is the answer: the idempotency key; the
 transition and its inputs; the state it was decided on; its place in time (HLC); the gates; the phases it needs; then
@@ -358,13 +358,13 @@ def _words(shape: types.Type) -> str:
         case types.StrType(min_length=low, max_length=high):
             return "text" + _range(low, high, " characters")
         case types.IntType(ge=low, le=high):
-            return "integer" + _range(low, high, "")
+            return "integer" + _range(low, high)
         case types.BoolType():
             return "boolean"
         case types.VarTupleType(item_type=item, min_length=low, max_length=high):
-            return f"list of {_words(item)}" + _range(low, high, " of them")
+            return f"list{_range(low, high)} of {_words(item)}"
         case types.DictType(value_type=value, min_length=low, max_length=high):
-            return f"object, name to {_words(value)}" + _range(low, high, " names")
+            return f"object{_range(low, high, ' names')} of {_words(value)}"
         case types.StructType():
             return "object"
         case types.LiteralType(values=values):
@@ -379,7 +379,7 @@ def _words(shape: types.Type) -> str:
             raise TypeError(f"no words for {shape}")
 
 
-def _range(low: int | None, high: int | None, what: str) -> str:
+def _range(low: int | None, high: int | None, what: str = "") -> str:
     if high is None:
         return "" if low is None else f" (at least {low}{what})"
     return f" (at most {high}{what})" if low is None else f" ({low} to {high}{what})"

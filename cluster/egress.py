@@ -51,6 +51,8 @@ class PeerHttp:
         Raises:
             Unreachable: there was no whole reply.
         """
+        if self._session.closed:
+            raise Unreachable("this node is shutting down")
         if peer not in self._addresses:
             raise Unreachable(f"{peer} is no member with an address here")
         host, port = self._addresses[peer]

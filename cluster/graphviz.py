@@ -1,4 +1,4 @@
-"""Graphviz, the one program outside the process that is ever run: DOT text in, SVG text out.
+"""Graphviz, the one foreign program that is ever run: DOT text in, SVG text out.
 
 Only pictures need it. Nothing that a node does depends on its being installed.
 """

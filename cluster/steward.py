@@ -9,7 +9,7 @@ only what changes something.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from cluster.answers import Answer
@@ -20,21 +20,31 @@ from swoosh.entry import Item, ProposalItem
 from swoosh.hlc import HLC
 from swoosh.machine import Applied, Layer, Machine
 from swoosh.outcome import Accepted
-from swoosh.proposal import CLUSTER, inputs_hash, to_sent
+from swoosh.proposal import DEFAULT_PROJECT, inputs_hash, to_sent
 from swoosh.reducer import Place
-from swoosh.state import SERVED, Project, ProjectRegions, Task, as_project
+from swoosh.state import SERVED, Project, ProjectRegions, Task
 
+PACE_SECONDS = 0.05
 SWEEP_SECONDS = 0.5
 SWEEP_PROJECTS = 200
+PROJECTS_BETWEEN_PAUSES = 16
 BATCH_MAX = 64
 SUBMIT_SECONDS = 5.0
 
 
+class Seen(NamedTuple):
+    """What decides at a glance whether a duty can be due. ``health`` is what the newest fact says, if there is one."""
+
+    regions: ProjectRegions
+    licensed: bool
+    health: str | None
+
+
 class Duty(NamedTuple):
-    """What the node role owes a project: when it is due by phase alone, and the inputs it takes."""
+    """What the node role owes a project. ``may_be_due`` is a sieve; whether it is due, the guards decide."""
 
     transition: str
-    due: Callable[[ProjectRegions], bool]
+    may_be_due: Callable[[Seen], bool]
     inputs: Callable[[ProjectRegions, str], dict[str, Any]]
 
 
@@ -42,25 +52,30 @@ def _no_inputs(_: ProjectRegions, __: str) -> dict[str, Any]:
     return {}
 
 
-def _health_is_news(regions: ProjectRegions) -> bool:
-    pinned = regions.ingestion.content_hash
-    stale = regions.environment.phase in ("HEALTHCHECK", "DEGRADED") or regions.environment.basis != pinned
-    return bool(pinned) and regions.environment.phase in ("HEALTHCHECK", "DEGRADED", "READY") and stale
+def _health_is_news(seen: Seen) -> bool:
+    """Green, and it changes the phase or the content the environment was found healthy for."""
+    held, pinned = seen.regions.environment, seen.regions.ingestion.content_hash
+    in_phase = held.phase in ("HEALTHCHECK", "DEGRADED") or (held.phase == "READY" and held.basis != pinned)
+    return bool(pinned) and seen.health == "green" and in_phase
 
 
-# Denial first: a license that was denied must not be granted grace.
+def _council_sits(seen: Seen) -> bool:
+    return seen.regions.lifecycle.phase == "EXECUTION" and bool(seen.regions.council.members)
+
+
 DUTIES = (
-    Duty("BOOT_CONFIGURED", lambda r: r.boot.phase == "UNINITIALIZED", lambda _, chart: {"chart_hash": chart}),
-    Duty("BOOT_LICENSE_GRANTED", lambda r: r.boot.phase == "LICENSE_CHECK", _no_inputs),
-    Duty("LICENSE_RENEWED", lambda r: r.license.phase in ("GRACE", "EXPIRED"), _no_inputs),
-    Duty("LICENSE_EXPIRED", lambda r: r.license.phase in ("ACTIVE", "GRACE"), _no_inputs),
-    Duty("LICENSE_GRACE", lambda r: r.license.phase == "ACTIVE", _no_inputs),
-    Duty("EXECUTION_QUORUM_LOST", lambda r: r.recovery.phase == "STEADY", _no_inputs),
-    Duty("CONTROL_RECOVERED", lambda r: r.recovery.phase == "RECOVERY", _no_inputs),
+    Duty("BOOT_CONFIGURED", lambda s: s.regions.boot.phase == "UNINITIALIZED", lambda _, chart: {"chart_hash": chart}),
+    Duty("BOOT_LICENSE_GRANTED", lambda s: s.licensed and s.regions.boot.phase == "LICENSE_CHECK", _no_inputs),
+    Duty("LICENSE_RENEWED", lambda s: s.licensed and s.regions.license.phase in ("GRACE", "EXPIRED"), _no_inputs),
+    # Before grace: a license that was denied is granted none.
+    Duty("LICENSE_EXPIRED", lambda s: not s.licensed and s.regions.license.phase in ("ACTIVE", "GRACE"), _no_inputs),
+    Duty("LICENSE_GRACE", lambda s: not s.licensed and s.regions.license.phase == "ACTIVE", _no_inputs),
+    Duty("EXECUTION_QUORUM_LOST", lambda s: s.regions.recovery.phase == "STEADY" and _council_sits(s), _no_inputs),
+    Duty("CONTROL_RECOVERED", lambda s: s.regions.recovery.phase == "RECOVERY", _no_inputs),
     Duty("ENVIRONMENT_HEALTHY", _health_is_news, lambda r, _: {"content_hash": r.ingestion.content_hash}),
     Duty(
         "ENVIRONMENT_DEGRADED",
-        lambda r: r.environment.phase in ("HEALTHCHECK", "READY"),
+        lambda s: s.health not in (None, "green") and s.regions.environment.phase in ("HEALTHCHECK", "READY"),
         lambda _, __: {"reason": "health facts are not green"},
     ),
 )
@@ -95,66 +110,80 @@ class Steward:
         self._moved.update(dict.fromkeys(record.project for record, _ in applied.records))
 
     async def run(self) -> None:
-        """Until cancelled: propose what is due, then rest until something may have changed."""
+        """Until cancelled: look at what moved, and in turn at everything else, and propose what is due."""
+        sweep_at = self._clock.monotonic()
         while True:
-            items = self._due_items()
+            projects, self._moved = self._moved, {}
+            if self._clock.monotonic() >= sweep_at:
+                sweep_at = self._clock.monotonic() + SWEEP_SECONDS
+                projects.update(dict.fromkeys(self._next_slice()))
+            items = await self._due_items(projects)
             if items:
                 await self._submit(items, self._clock.monotonic() + SUBMIT_SECONDS)
-            else:
-                await self._clock.sleep(SWEEP_SECONDS)
+            await self._clock.sleep(PACE_SECONDS)
 
-    def _due_items(self) -> list[Item]:
-        layer = Layer(self._machine, self._machine.chart)
+    async def _due_items(self, projects: Iterable[str]) -> list[Item]:
         items: list[Item] = []
-        for project_id in self._next_projects():
+        for number, project_id in enumerate(projects, 1):
             if len(items) >= BATCH_MAX:
                 self._moved[project_id] = None
-                continue
-            items.extend(self._duties_of(project_id, layer))
+            elif item := next(self._due(project_id), None):
+                items.append(item)
+            if number % PROJECTS_BETWEEN_PAUSES == 0:
+                await self._clock.sleep(0)  # callers come first
         return items
 
-    def _next_projects(self) -> list[str]:
-        """Those that moved, and a slice of all the others, so that time and facts reach everyone."""
-        moved, self._moved = list(self._moved), {}
+    def _next_slice(self) -> list[str]:
+        """A slice of all projects, so that time and facts reach everyone in turn."""
         ids = self._machine.project_ids()
         start = next((i for i, pid in enumerate(ids) if pid > self._sweep_from), 0)
         swept = ids[start : start + SWEEP_PROJECTS]
-        self._sweep_from = swept[-1] if swept and start + SWEEP_PROJECTS < len(ids) else ""
-        return [pid for pid in dict.fromkeys([*moved, *swept]) if pid != CLUSTER]
+        self._sweep_from = swept[-1] if start + SWEEP_PROJECTS < len(ids) else ""
+        return swept
 
-    def _duties_of(self, project_id: str, layer: Layer) -> Iterator[Item]:
+    def _due(self, project_id: str) -> Iterator[Item]:
+        """What committed state would accept now. One item per project and round: the next rests on a new state."""
         project = self._machine.project(project_id)
-        if project is None or as_project(project.regions).lifecycle.phase == "TERMINATED":
+        if project is None or not isinstance(project.regions, ProjectRegions):
             return
-        regions = as_project(project.regions)
+        seen = self._seen(project_id, project.regions)
         for duty in DUTIES:
-            if duty.due(regions) and (self._boots_default or not self._is_default_boot(project_id, duty)):
-                yield from self._if_accepted(
-                    layer, project, duty.transition, duty.inputs(regions, self._machine.chart.hash)
-                )
-        for name in self._expired_tasks(regions):
-            yield from self._if_accepted(layer, project, "EXECUTION_TASK_RELEASED", {"task": name})
+            if duty.may_be_due(seen) and (self._boots_default or not self._is_default_boot(project_id, duty)):
+                inputs = duty.inputs(seen.regions, self._machine.chart.hash)
+                yield from self._if_accepted(project, duty.transition, inputs)
+        for name in self._expired_tasks(seen.regions):
+            yield from self._if_accepted(project, "EXECUTION_TASK_RELEASED", {"task": name})
+
+    def _seen(self, project_id: str, regions: ProjectRegions) -> Seen:
+        registry, now_ms = self._machine.registry, self._clock.wall_us() // 1000
+        license_fact = registry.fact("license", registry.cluster_id)
+        health = registry.fact("health", project_id)
+        licensed = (
+            license_fact is not None
+            and license_fact.expires_at > now_ms
+            and license_fact.body["status"] == "active"
+            and license_fact.body["valid_until"] > now_ms
+        )
+        return Seen(regions, licensed, None if health is None else health.body["status"])
 
     def _is_default_boot(self, project_id: str, duty: Duty) -> bool:
         """In a development cluster ``default`` is booted by its first caller, as the v1.0.0 guide shows."""
-        return project_id == "default" and duty.transition.startswith("BOOT_")
+        return project_id == DEFAULT_PROJECT and duty.transition.startswith("BOOT_")
 
-    def _if_accepted(self, layer: Layer, project: Project, transition: str, inputs: dict[str, Any]) -> Iterator[Item]:
-        """The item, if committed state would accept it now. One project gives at most one per round."""
-        current = layer.project(project.id)
-        if current is None or current.state_hash != project.state_hash:
-            return
-        item = self._item(project, transition, inputs)
+    def _if_accepted(self, project: Project, transition: str, inputs: dict[str, Any]) -> Iterator[Item]:
+        document = self._document(project, transition, inputs)
         position = self._machine.position
-        stamp_us = max(position.stamp_us + 1, self._clock.wall_us())
-        (outcome,) = layer.judge(Place(position.index + 1, position.term, stamp_us), item)
+        place = Place(position.index + 1, position.term, max(position.stamp_us + 1, self._clock.wall_us()))
+        layer = Layer(self._machine, self._machine.chart)
+        (outcome,) = layer.judge(place, ProposalItem(to_sent(document)))
         if isinstance(outcome, Accepted) and not outcome.duplicate:
-            yield item
+            preimage = signing.proposal_preimage(document, self._machine.cluster_id)
+            yield ProposalItem(to_sent({**document, "signature": signing.sign(self._key.private, preimage)}))
 
-    def _item(self, project: Project, transition: str, inputs: dict[str, Any]) -> ProposalItem:
+    def _document(self, project: Project, transition: str, inputs: dict[str, Any]) -> dict[str, Any]:
         shape = self._machine.chart.of(project.id).transitions[transition]
         epoch = project.regions.epoch.get(SERVED[type(project.regions)][shape.region], 0)
-        document: dict[str, Any] = {
+        return {
             "current_state_hash": project.state_hash,
             "transition": transition,
             "inputs": inputs,
@@ -166,9 +195,6 @@ class Steward:
             "evidence": [],
             "project": project.id,
         }
-        preimage = signing.proposal_preimage(document, self._machine.cluster_id)
-        document["signature"] = signing.sign(self._key.private, preimage)
-        return ProposalItem(to_sent(document))
 
     def _expired_tasks(self, regions: ProjectRegions) -> Iterator[str]:
         plan = regions.execution.plan

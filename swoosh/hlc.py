@@ -8,6 +8,7 @@ Values compare numerically, never as text: ``10-0-…`` is after ``5-0-…``.
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import NamedTuple
 
 from swoosh import limits
@@ -34,18 +35,21 @@ class HLC(NamedTuple):
         Raises:
             Malformed: another shape, or a part out of range (counter < 2^31, year 1970 to 9999).
         """
-        stamp, separator, counter = text.partition("#")
-        if separator:
-            return cls(parse_time(stamp, "hlc"), _number(counter, "hlc counter", limits.HLC_COUNTER_MAX))
-        parts = text.split("-")
-        if len(parts) != 3 or not parts[2]:
-            raise Malformed(
-                f"hlc: expected 2025-10-19T01:23:45.678+00:00#7 or physical-logical-node, got {text[:80]!r}"
-            )
-        return cls(
-            _number(parts[0], "hlc physical part", limits.HLC_MS_MAX),
-            _number(parts[1], "hlc logical part", limits.HLC_COUNTER_MAX),
-        )
+        return _parse(text)
+
+
+@lru_cache(maxsize=4_096)  # one proposal's text is read by admission, reducer, invariants and store
+def _parse(text: str) -> HLC:
+    stamp, separator, counter = text.partition("#")
+    if separator:
+        return HLC(parse_time(stamp, "hlc"), _number(counter, "hlc counter", limits.HLC_COUNTER_MAX))
+    parts = text.split("-")
+    if len(parts) != 3 or not parts[2]:
+        raise Malformed(f"hlc: expected 2025-10-19T01:23:45.678+00:00#7 or physical-logical-node, got {text[:80]!r}")
+    return HLC(
+        _number(parts[0], "hlc physical part", limits.HLC_MS_MAX),
+        _number(parts[1], "hlc logical part", limits.HLC_COUNTER_MAX),
+    )
 
 
 ZERO = HLC(0, 0)
@@ -59,6 +63,7 @@ def merge(now_ms: int, *seen: HLC) -> HLC:
     return HLC(latest.ms, latest.counter + 1)
 
 
+@lru_cache(maxsize=4_096)
 def time_text(ms: int) -> str:
     """``YYYY-MM-DDThh:mm:ss.mmm+00:00`` of milliseconds since 1970."""
     return (_EPOCH + timedelta(milliseconds=ms)).isoformat(timespec="milliseconds")

@@ -160,7 +160,7 @@ class Layer:
             sent = sent._replace(head=head)
         try:
             result = reduce(self._chart, self, place, sent, voters=item.voters, trusting=item.trusted)
-        except (MemoryError, RecursionError, OSError):
+        except (MemoryError, RecursionError, OSError, Corrupt):
             raise
         except Exception as error:
             return _internal(sent, error)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from functools import lru_cache
 
 from swoosh.hashing import is_hex
 
@@ -29,6 +30,7 @@ def normalise(signer: str) -> str:
     return signer if key is None else name_of(key)
 
 
+@lru_cache(maxsize=4_096)
 def key_of(signer: str) -> bytes | None:
     """The raw public key a signer text spells, or None when it spells none."""
     if not signer.startswith(PREFIX):

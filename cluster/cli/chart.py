@@ -12,7 +12,7 @@ from cluster.graphviz import NoGraphviz, svg
 from swoosh.drawing import Phases, to_dot, to_mermaid
 from swoosh.proposal import DEFAULT_PROJECT
 
-_LIVE_SECONDS = 10.0
+_LIVE_SECONDS = 5.0
 
 
 @click.command()

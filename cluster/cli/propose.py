@@ -19,9 +19,9 @@ from cluster.cli.shared import (
     say,
     short,
 )
-from swoosh.client import Accepted, Key, Outcome, Refused, Unknown
+from swoosh.client import Accepted, Client, Key, Outcome, Refused, Unknown
 from swoosh.client.client import OnStale
-from swoosh.outcome import GuardOutcome
+from swoosh.outcome import Code, GuardOutcome
 from swoosh.proposal import DEFAULT_PROJECT
 
 
@@ -90,12 +90,12 @@ def explain(
     evidence: tuple[str, ...],
     key: Key,
 ) -> None:
-    """Run every guard of TRANSITION and write nothing. Without a name: what each transition would come to now."""
-    names = [transition] if transition else _transitions_of(project)
+    """Run every guard of TRANSITION and write nothing. Without a name: every transition the phases allow now."""
     values = read_object(inputs, "--inputs")
 
     async def ask() -> dict[str, Outcome]:
         async with connection.client(key) as client:
+            names = [transition] if transition else await _within_reach(client, project)
             return {
                 name: await client.propose(
                     name, inputs=values, project=project, window_id=window_id, evidence=evidence, dry_run=True
@@ -137,10 +137,20 @@ def report(connection: Connection, outcome: Outcome) -> None:
         raise click.exceptions.Exit(code)
 
 
-def _transitions_of(project: str) -> list[str]:
+async def _within_reach(client: Client, project: str) -> list[str]:
+    """The transitions that leave, or stay in, the phases the project is in."""
     from cluster.config import packaged_chart
 
-    return list(packaged_chart().of(project).transitions)
+    chart, found = packaged_chart().of(project), await client.state(project)
+    if found is None:
+        return [transition.name for transition in chart.transitions.values() if transition.creates]
+    phases = {name.lower(): body["Phase"] for name, body in found.projection.items() if "Phase" in body}
+    return [
+        transition.name
+        for transition in chart.transitions.values()
+        if phases.get(transition.region) in transition.sources
+        and all(phases.get(region) in wanted for region, wanted in transition.asks.items())
+    ]
 
 
 def _document(outcome: Outcome) -> dict[str, Any]:
@@ -155,6 +165,8 @@ def _summary(name: str, outcome: Outcome) -> tuple[str, str, str]:
         case Accepted():
             return name, "accepted", ""
         case Refused():
+            if outcome.code == Code.INPUTS_INVALID:
+                return name, "needs inputs", outcome.reasons[0]
             lacking = [guard.name for guard in outcome.guard_outcomes if not guard.ok]
             near = " (one guard away)" if len(lacking) == 1 else ""
             by = f"{outcome.code} {', '.join(lacking)}".strip()

@@ -42,6 +42,7 @@ from cluster.storage.witness import FileWitness
 from cluster.telemetry import logs
 from cluster.telemetry.metrics import Metrics
 from cluster.tls import PeerName
+from cluster.verify import replay_in_background
 from swoosh import genesis as genesis_document
 from swoosh.chart import Chart
 from swoosh.errors import ChartError, Corrupt
@@ -91,8 +92,8 @@ async def run(settings: Config, genesis: Genesis, chart: Chart, clock: Clock, en
         stack.callback(forwarder.stop)
         transport = _transport(settings, clock, entropy)
         store = _store(kv)
-        snapshots = Snapshots(store, DirectoryShelf(settings.snapshots_path), chart, clock)
-        stack.push_async_callback(snapshots.settle)
+        shelf = DirectoryShelf(settings.snapshots_path)
+        snapshots = Snapshots(store, shelf, chart, clock, check=replay_in_background)
         node = Node(
             config=settings,
             genesis=genesis,
@@ -172,8 +173,8 @@ def _node_key(settings: Config) -> NodeKey:
 @asynccontextmanager
 async def _public_port(settings: Config, node: Node, clock: Clock) -> AsyncIterator[None]:
     """What callers reach; open before the node is ready, so that it can say that it is cold."""
-    metrics, limits = _metrics(node), Limits()
-    listener = Listener(public_app(node, metrics, limits), clock, limits)
+    limits = Limits()
+    listener = Listener(public_app(node, Metrics(node.chart), limits), clock, limits)
     await _bind(listener.start(*settings.http), settings.http)
     try:
         yield
@@ -199,14 +200,6 @@ async def _peer_port(settings: Config, genesis: Genesis, node: Node, transport: 
     finally:
         port.stop()
         await runner.cleanup()
-
-
-def _metrics(node: Node) -> Metrics:
-    transitions = list(node.chart.transitions())
-    guards = sorted({guard for transition in transitions for guard in transition.judged_by})
-    metrics = Metrics({transition.name: transition.region for transition in transitions}, guards)
-    node.on_applied += [metrics.on_applied, logs.transitions]
-    return metrics
 
 
 async def _bind(listening: Awaitable[None], address: config.Address) -> None:

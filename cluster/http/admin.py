@@ -71,12 +71,13 @@ class Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 async def post_snapshot(request: web.Request) -> web.Response:
-    """Take a snapshot on this node now."""
+    """Ask this node for a snapshot: it is taken now, or when the least interval since the last one has passed."""
     node = request.app[NODE]
     order = _verified(node, "snapshot", await read_body(request, limits.BODY_BYTES_MAX, problems.JSON))
     if isinstance(order, Refused):
         return problems.respond(order)
-    return problems.ok({"success": True, "index": await node.snapshots.take(), "node": node.config.node_id})
+    node.snapshots.request()
+    return problems.ok({"success": True, "node": node.config.node_id, "leader": node.raft.leader})
 
 
 async def post_transfer(request: web.Request) -> web.Response:

@@ -137,6 +137,7 @@ async def _signed_by(request: web.Request, response: web.StreamResponse) -> None
     """Who answered, who leads, as of which entry, and where the project stood."""
     node = request.app[NODE]
     project = head_of(node, request.get(PROJECT, DEFAULT_PROJECT))
+    response.headers["Server"] = "SWOOSH"
     response.headers["X-Swoosh-Node"] = node.config.node_id
     response.headers["X-Swoosh-Leader"] = node.raft.leader or ""
     response.headers["X-Swoosh-Index"] = str(node.machine.position.index)

@@ -142,8 +142,8 @@ class Lane:
     def _sent(self, message: asyncio.Task[None]) -> None:
         self._messages.discard(message)
         if not message.cancelled():
-            message.result()
             self._wake()
+            message.result()
 
     def _take(self) -> list[Call]:
         taken: list[Call] = []

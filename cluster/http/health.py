@@ -37,7 +37,7 @@ async def get_health(request: web.Request) -> web.Response:
     """The brief's and v1.0.0's fields in one; null where nothing is verified yet."""
     node = request.app[NODE]
     raft = node.raft
-    quorum = quorum_of(node)
+    quorum, snapshot = quorum_of(node), node.snapshots.newest
     return problems.ok(
         {
             "status": status_of(node, quorum),
@@ -54,7 +54,7 @@ async def get_health(request: web.Request) -> web.Response:
                 "clock_ok": raft.clock_ok,
                 "peers": raft.peers(),
             },
-            "lastSnapshotHLC": node.snapshots.last_hlc,
+            "lastSnapshotHLC": None if snapshot is None else snapshot.last_applied_hlc,
             "walLag": raft.commit_index - raft.applied_index,
             **_of_project(head_of(node, project_of(request))),
             "cluster_hash": node.machine.cluster_hash if node.caught_up else None,

@@ -140,8 +140,10 @@ async def _send(stream: web.StreamResponse, node: Node, watcher: Watcher, projec
         await stream.write(b'event: gap\ndata: {"do":"read /state anew; * cannot be resumed"}\n\n')
     elif after is not None:
         sent = await _replay(stream, node, project, after)
-    while not watcher.over:
+    while True:
         events = await watcher.next(node.clock, HEARTBEAT_SECONDS)
+        if watcher.over:
+            return
         fresh = [event.encode() for event in events if project == EVERY_PROJECT or event.seq > sent]
         await stream.write(b"".join(fresh) if events else b": still here\n\n")
 

@@ -247,7 +247,6 @@ class Guard:
             return
         self._willing.add(peer)
         if 2 * (len(self._willing) + 1) > len(self._peers) + 1:
-            self._round += 1  # one campaign per round, however many more answers come
             self._elected_to_campaign = True
             self._core.set_election_deadline(0.0)
 

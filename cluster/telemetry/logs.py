@@ -37,6 +37,7 @@ def configure(stream: TextIO, clock: Clock, *, node: str, level: int = logging.I
         event["node"] = node
         return event
 
+    logging.basicConfig(handlers=[_Bridge()], level=logging.WARNING, force=True)
     structlog.configure(
         processors=[
             structlog.stdlib.add_log_level,
@@ -49,6 +50,17 @@ def configure(stream: TextIO, clock: Clock, *, node: str, level: int = logging.I
         logger_factory=structlog.WriteLoggerFactory(stream),
         cache_logger_on_first_use=False,
     )
+
+
+class _Bridge(logging.Handler):
+    """Lines of libraries, and of asyncio about tasks that failed, in the same form."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[1] if record.exc_info else None
+        # A stranger's malformed request makes aiohttp log a trace; its last line says all there is to say.
+        trace = {"error": repr(error)} if record.name.startswith("aiohttp") else {"exc_info": error}
+        extra = {} if error is None else trace
+        structlog.get_logger(record.name).log(record.levelno, record.getMessage(), logger=record.name, **extra)
 
 
 def transitions(applied: Applied) -> None:

@@ -21,6 +21,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from cluster.answers import Answer
+from swoosh.chart import Chart
 from swoosh.machine import Applied
 from swoosh.outcome import Accepted, Refused
 
@@ -54,14 +55,14 @@ class Metrics:
     """One node's metrics.
 
     Args:
-        regions: {transition: region} of every transition in the chart.
-        guards: every guard in the chart.
+        chart: names every transition, guard and region that may be a label.
     """
 
-    def __init__(self, regions: Mapping[str, str], guards: Iterable[str]) -> None:
+    def __init__(self, chart: Chart) -> None:
         self._registry = CollectorRegistry(auto_describe=False)
-        self._regions = dict(regions)
-        self._retries = dict.fromkeys(regions, 0)
+        self._regions = {transition.name: transition.region for transition in chart.transitions()}
+        self._guards = frozenset(chart.names()["guard"])
+        self._retries = dict.fromkeys(self._regions, 0)
         self._refused: OrderedDict[tuple[str, str], None] = OrderedDict()
         self._quarantined: set[str] = set()
         self._term = 0
@@ -83,7 +84,6 @@ class Metrics:
             self._transitions.labels(name)
         for region in sorted(set(self._regions.values())):
             self._latency.labels(region)
-        self._guards = frozenset(guards)
         for guard in sorted(self._guards):
             self._guard_fails.labels(guard)
         self._registry.register(_Pulled(self._pull))

@@ -108,8 +108,10 @@ class HttpTransport:
             async with self._open().request(method, url, headers=headers, data=body, timeout=limits) as answer:
                 data = await answer.read()
                 return Reply(answer.status, {name.lower(): value for name, value in answer.headers.items()}, data)
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            raise NotSent(f"{url}: {error}") from None
+        except aiohttp.ClientConnectorError:
+            raise NotSent(f"{url}: cannot connect") from None
+        except aiohttp.ConnectionTimeoutError:
+            raise NotSent(f"{url}: no connection within {CONNECT_SECONDS:g} s") from None
         except aiohttp.InvalidURL as error:
             raise NotSent(f"{error} is not a URL") from None
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
@@ -123,8 +125,10 @@ class HttpTransport:
                     raise Lost(f"{url}: HTTP {answer.status}")
                 async for line in answer.content:
                     yield line.rstrip(b"\r\n")
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            raise NotSent(f"{url}: {error}") from None
+        except aiohttp.ClientConnectorError:
+            raise NotSent(f"{url}: cannot connect") from None
+        except aiohttp.ConnectionTimeoutError:
+            raise NotSent(f"{url}: no connection within {CONNECT_SECONDS:g} s") from None
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise Lost(f"{url}: {error or type(error).__name__}") from None
 

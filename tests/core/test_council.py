@@ -22,6 +22,7 @@ ELECTING = Council(
     election=3,
     claims=CLAIMS,
 )
+UNCLAIMED = replace(ELECTING, claims={})
 SEATED = replace(
     ELECTING,
     phase="READY",
@@ -99,7 +100,7 @@ def test_profiles_out_of_form_never_reach_a_guard(inputs: dict[str, Any]) -> Non
 # --- claims -----------------------------------------------------------------------------------------------------------
 
 
-def claim(role: str, signer: str, council: Council = replace(ELECTING, claims={}), **how: Any) -> Context:
+def claim(role: str, signer: str, council: Council = UNCLAIMED, **how: Any) -> Context:
     return context("COUNCIL_ROLE_CLAIMED", {"role": role, "agent": "me"}, signer=signer, regions=of(council), **how)
 
 
@@ -262,7 +263,12 @@ def test_neither_operator_nor_quorum_ejects_nobody(c: Context, guard: str) -> No
 
 def test_a_reelection_starts_from_nothing() -> None:
     for signer, voters in (("op", ()), ("pam", ("ed", "eli"))):
-        inputs = {"reason": "stuck", "election": 3, "member_set_hash": SET_HASH, "votes": ballots(*voters, vote="reelect")}
+        inputs = {
+            "reason": "stuck",
+            "election": 3,
+            "member_set_hash": SET_HASH,
+            "votes": ballots(*voters, vote="reelect"),
+        }
         c = context("COUNCIL_REELECTION_CALLED", inputs, signer=signer, regions=of(SEATED), voters=voters)
         council = after(c).council
         assert (council.claims, council.members, council.election) == ({}, (), 4)

@@ -19,7 +19,9 @@ REQUESTED, CONFIRMED, REVERT_REQUESTED, REVERTED = (
 
 def of(**states: str) -> ProjectRegions:
     """An environment in PROVISION; every asset's effect is named after it."""
-    assets = {name: Asset(state, "vm", 1, "" if state == "ALLOCATED" else f"do-{name}") for name, state in states.items()}
+    assets = {
+        name: Asset(state, "vm", 1, "" if state == "ALLOCATED" else f"do-{name}") for name, state in states.items()
+    }
     return ProjectRegions(environment=Environment(phase="PROVISION", assets=MerkleMap(assets)))
 
 
@@ -143,7 +145,8 @@ def test_all_present_and_all_taken_back(states: dict[str, str], present: bool, r
 
 
 @pytest.mark.parametrize(
-    ("status", "green", "degrades"), [("green", True, False), ("amber", False, True), ("red", False, True), (None, False, False)]
+    ("status", "green", "degrades"),
+    [("green", True, False), ("amber", False, True), ("red", False, True), (None, False, False)],
 )
 def test_health_is_what_a_fresh_fact_says(status: str | None, green: bool, degrades: bool) -> None:
     on = registry(*(() if status is None else (fact("health", PROJECT, status=status),)))

@@ -46,7 +46,9 @@ def test_an_index_of_other_content_is_refused() -> None:
 
 
 def test_a_failed_build_keeps_the_pinned_version() -> None:
-    c = context("INGESTION_FAILED", {"reason": "404"}, regions=of(content_hash=h("one"), content_version=1, candidate=h("two")))
+    c = context(
+        "INGESTION_FAILED", {"reason": "404"}, regions=of(content_hash=h("one"), content_version=1, candidate=h("two"))
+    )
     held = after(c).ingestion
     assert (held.content_hash, held.candidate, held.last_error) == (h("one"), "", "404")
 
@@ -54,7 +56,9 @@ def test_a_failed_build_keeps_the_pinned_version() -> None:
 @pytest.mark.parametrize(("sources", "kept"), [([], ("ucxl://a",)), (["ucxl://c"], ("ucxl://c",))])
 def test_a_reindex_may_name_other_sources(sources: list[str], kept: tuple[str, ...]) -> None:
     regions = of(phase="READY", content_hash=h("one"), content_version=1, source_set=("ucxl://a",))
-    held = after(context("INGESTION_REINDEX_REQUESTED", {"reason": "news", "sources": sources}, regions=regions)).ingestion
+    held = after(
+        context("INGESTION_REINDEX_REQUESTED", {"reason": "news", "sources": sources}, regions=regions)
+    ).ingestion
     assert (held.source_set, held.content_hash) == (kept, h("one"))
 
 

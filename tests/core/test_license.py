@@ -13,7 +13,9 @@ from tests.core.contexts import CHART, CLUSTER_ID, NOW, after, context, fact, fi
 HOUR = 3_600_000
 
 
-def license_fact(status: str = "active", *, left_ms: int = HOUR, age_ms: int = 0, life_ms: int = HOUR, **more: Any) -> Known:
+def license_fact(
+    status: str = "active", *, left_ms: int = HOUR, age_ms: int = 0, life_ms: int = HOUR, **more: Any
+) -> Known:
     return fact(
         "license",
         CLUSTER_ID,
@@ -26,7 +28,9 @@ def license_fact(status: str = "active", *, left_ms: int = HOUR, age_ms: int = 0
     )
 
 
-def asked(transition: str, *facts: Known, phase: str = "ACTIVE", grace_until: int = 0, held: str = "", **how: Any) -> Context:
+def asked(
+    transition: str, *facts: Known, phase: str = "ACTIVE", grace_until: int = 0, held: str = "", **how: Any
+) -> Context:
     regions = ProjectRegions(license=License(phase=phase, fact_digest=held, grace_until=grace_until))
     inputs = {"reason": "no"} if transition == "BOOT_LICENSE_FAILED" else {}
     return context(transition, inputs, regions=regions, on=registry(*facts, **how))

@@ -42,7 +42,12 @@ def test_lesser_findings_hold_nothing() -> None:
 
 @pytest.mark.parametrize(
     "inputs",
-    [breach(), breach({**TOKEN, "value": "hunter2"}), breach({**TOKEN, "value_hash": "hunter2"}), breach(*[TOKEN] * 65)],
+    [
+        breach(),
+        breach({**TOKEN, "value": "hunter2"}),
+        breach({**TOKEN, "value_hash": "hunter2"}),
+        breach(*[TOKEN] * 65),
+    ],
 )
 def test_a_breach_carries_hashes_and_never_the_value(inputs: dict[str, Any]) -> None:
     with pytest.raises(msgspec.ValidationError):
@@ -66,7 +71,12 @@ def test_a_release_names_every_finding_and_no_other(named: list[dict[str, str]],
 
 @pytest.mark.parametrize(
     ("rules", "phase", "remaining"),
-    [([], "CLEAR", 0), (["api-key"], "CLEAR", 0), (["pem-block"], "QUARANTINED", 1), (["pem-block", "bearer-token"], "QUARANTINED", 2)],
+    [
+        ([], "CLEAR", 0),
+        (["api-key"], "CLEAR", 0),
+        (["pem-block"], "QUARANTINED", 1),
+        (["pem-block", "bearer-token"], "QUARANTINED", 2),
+    ],
 )
 def test_a_new_policy_decides_anew(rules: list[str], phase: str, remaining: int) -> None:
     inputs = {"policy_version": "8", "policy": "ucxl://policy", "quarantines": rules}

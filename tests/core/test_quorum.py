@@ -65,7 +65,13 @@ def test_a_vote_counts_for_what_it_says_and_nowhere_else(transition: str, vote: 
 
 
 def test_an_approval_never_ejects() -> None:
-    inputs = {"election": 3, "member_set_hash": h("members"), "role": "lead", "reason": "x", "votes": [signed("approve")]}
+    inputs = {
+        "election": 3,
+        "member_set_hash": h("members"),
+        "role": "lead",
+        "reason": "x",
+        "votes": [signed("approve")],
+    }
     assert good("COUNCIL_MEMBER_EJECTED", inputs) == []
 
 

@@ -87,7 +87,10 @@ def test_an_old_frame_means_an_unknown_window() -> None:
 
 def test_a_frame_without_tempo_is_not_believed() -> None:
     still = frame()
-    assert windows.current(registry(fact("beat", "backbeat", **{**still.body, "tempo_mbpm": 0}), settings=BACKBEAT), NOW) is None
+    assert (
+        windows.current(registry(fact("beat", "backbeat", **{**still.body, "tempo_mbpm": 0}), settings=BACKBEAT), NOW)
+        is None
+    )
 
 
 def test_reverb_waits_for_the_end_of_the_window_worked_in() -> None:

@@ -1,5 +1,6 @@
 """A desk behind a real listener, and a caller who holds every answer against the published description."""
 
+import io
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
@@ -7,7 +8,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from jsonschema import Draft202012Validator
+from openapi_schema_validator import OAS31Validator
 
 from cluster.http.app import public_app
 from cluster.http.listener import Listener
@@ -32,7 +33,9 @@ class Reply:
 def described(method: str, path: str, status: int, media: str, body: Any) -> None:
     """Fail unless the description has this answer, and its body fits."""
     template = template_of(path)
-    responses = SPEC["paths"][template][method.lower() if method != "HEAD" or has_head(template) else "get"]["responses"]
+    responses = SPEC["paths"][template][method.lower() if method != "HEAD" or has_head(template) else "get"][
+        "responses"
+    ]
     assert str(status) in responses, f"{method} {template} answered {status}, which docs/openapi.yaml does not list"
     response = resolve(responses[str(status)])
     if method == "HEAD" or "content" not in response:
@@ -40,7 +43,7 @@ def described(method: str, path: str, status: int, media: str, body: Any) -> Non
     assert media in response["content"], f"{method} {template} {status} sent {media}"
     schema = response["content"][media]["schema"]
     if media == "application/json":
-        Draft202012Validator({**schema, "components": SPEC["components"]}).validate(body)
+        OAS31Validator({**schema, "components": SPEC["components"]}).validate(body)
 
 
 def resolve(node: dict[str, Any]) -> dict[str, Any]:
@@ -60,7 +63,7 @@ def template_of(path: str) -> str:
     plain = path.partition("?")[0]
     for prefix in ("/transitions/", "/decisions/"):
         if plain.startswith(prefix):
-            return next(name for name in SPEC["paths"] if name.startswith(prefix))
+            return next(str(name) for name in SPEC["paths"] if name.startswith(prefix))
     return plain
 
 
@@ -72,9 +75,11 @@ class Caller:
     session: aiohttp.ClientSession
     seen: list[Reply] = field(default_factory=list)
 
-    async def __call__(self, method: str, path: str, body: Any = None, *, checked: bool = True, **options: Any) -> Reply:
+    async def __call__(
+        self, method: str, path: str, body: Any = None, *, checked: bool = True, **options: Any
+    ) -> Reply:
         if isinstance(body, bytes):
-            options |= {"data": body}
+            options |= {"data": io.BytesIO(body)}
             options["headers"] = {"Content-Type": "application/json"} | options.get("headers", {})
         elif body is not None:
             options |= {"json": body}
@@ -98,11 +103,6 @@ class Caller:
 Serve = Callable[..., Awaitable[Caller]]
 
 
-def metrics_of_chart() -> Metrics:
-    regions = {transition.name: transition.region for transition in CHART.transitions()}
-    return Metrics(regions, CHART.names()["guard"])
-
-
 @pytest.fixture
 def desk() -> Desk:
     return Desk()
@@ -116,7 +116,7 @@ async def serve() -> AsyncIterator[Serve]:
 
     async def start(desk: Desk, limits: Limits | None = None) -> Caller:
         limits = limits or Limits()
-        listener = Listener(public_app(desk, metrics_of_chart(), limits), desk.clock, limits)  # type: ignore[arg-type]
+        listener = Listener(public_app(desk, Metrics(CHART), limits), desk.clock, limits)  # type: ignore[arg-type]
         await listener.start("127.0.0.1", 0)
         listeners.append(listener)
         sessions.append(aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=20)))

@@ -27,7 +27,7 @@ from swoosh.machine import Applied, Machine, MemorySource, Position
 from swoosh.outcome import Refused
 from swoosh.reducer import Place
 
-CHART = load_chart((Path(__file__).parents[2] / "statechart.yaml").read_bytes())
+CHART = load_chart((Path(__file__).parents[2] / "statechart.yaml").read_text(encoding="utf-8"))
 ROLES = {
     "admin": ("admin",),
     "operator": ("operator",),
@@ -106,7 +106,7 @@ class Desk:
         self.machine = Machine(CHART, self.cluster_id, self.memory)
         self.admission = Admission(CHART, self.cluster_id, lambda: self.machine.registry, insecure=self.insecure)
         self.on_applied: list[Callable[[Applied], None]] = []
-        self.snapshots = SimpleNamespace(last_hlc=None, take=self._snapshot)
+        self.snapshots = FakeSnapshots()
         self.raft = FakeRaft(self)
 
     @property
@@ -115,9 +115,6 @@ class Desk:
 
     def age_s(self) -> float:
         return self.stale_s
-
-    async def _snapshot(self) -> int:
-        return self.machine.position.index
 
     async def read(self, consistency: str, deadline: float, *, min_index: int = 0) -> Unavailable | None:
         return self.unreadable
@@ -138,9 +135,7 @@ class Desk:
         self.store.refused += [outcome for outcome in outcomes if isinstance(outcome, Refused)]
         if dry_run or not changes:
             return outcomes
-        applied = self.machine.apply(
-            index, 1, log_entry.encode(LogEntry(CHART.hash, "n1", 1, stamp, (item,)))
-        )
+        applied = self.machine.apply(index, 1, log_entry.encode(LogEntry(CHART.hash, "n1", 1, stamp, (item,))))
         self.memory.commit(applied)
         for listener in self.on_applied:
             listener(applied)
@@ -201,6 +196,18 @@ class Desk:
         return {**unsigned, "signature": KEYS[by].sign(signing.order_preimage(unsigned, self.cluster_id))}
 
 
+class FakeSnapshots:
+    """Takes none, and counts what was asked for."""
+
+    newest = None
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def request(self) -> None:
+        self.asked += 1
+
+
 class FakeRaft:
     """What there is to see of consensus: n1 leads, n2 and n3 follow."""
 
@@ -230,4 +237,3 @@ class FakeRaft:
             return False
         self.role, self.leader = Role.FOLLOWER, to or "n2"
         return True
-

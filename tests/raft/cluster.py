@@ -33,7 +33,7 @@ from cluster.entropy import SeededEntropy
 from cluster.faults import ExitCode
 from cluster.raft import seams, wire
 from cluster.raft.driver import Fate, Identity, Raft, Role, Timing
-from cluster.raft.journal import Journal
+from cluster.raft.journal import Journal, _decode_meta
 from cluster.raft.replica import Member
 from cluster.storage.kv import Batch, Family, MemoryKeyValue
 from cluster.storage.witness import MemoryWitness
@@ -104,6 +104,7 @@ class MemoryTransport(Transport):
         self.host.step()
         if peer_id not in self.host.links:
             return False
+        self.host.check_durable(message)
         self.host.cluster.transmit(self.host.name, peer_id, message)
         return True
 
@@ -154,8 +155,8 @@ class Host:
             self.cluster.disconnect_all(self)
             self.lose_unsynced()
 
-    def pause(self) -> None:
-        """What a scheduler does between two callbacks."""
+    def check_durable(self, message: Message) -> None:
+        """Called with every message that leaves: is what it promises on this machine's disk?"""
 
     # what the two kinds of node differ in
 
@@ -292,6 +293,15 @@ class OurHost(Host):
     def lose_unsynced(self) -> None:
         self.clock.kill()
         self.store.crash(self.cluster.entropy)
+
+    def check_durable(self, message: Message) -> None:
+        disk = self.store._disk
+        if message["type"] == "next_node_idx" and message["success"]:
+            on_disk = int.from_bytes(disk.keys[Family.LOG][-1]) if disk.keys[Family.LOG] else 1
+            assert message["next_node_idx"] - 1 <= on_disk, "an acknowledgement left before its entry was durable"
+        if message["type"] in ("request_vote", "response_vote"):
+            meta = disk.values[Family.META][b"raft"]
+            assert _decode_meta(meta).term == message["term"], "a vote left before it was durable"
 
     def set_wall_offset(self, us: int) -> None:
         self.wall_offset_us = self.clock.wall_offset_us = us

@@ -5,11 +5,12 @@ from __future__ import annotations
 import itertools
 
 import pytest
+from msgspec.structs import replace
 
 from cluster.faults import ExitCode
 from cluster.raft import driver
 from cluster.raft.driver import Fate, PeerStatus, Role
-from cluster.storage.kv import Family
+from cluster.storage.kv import Batch, Family
 from tests.raft.cluster import APPLIED, IDENTITY, STAMP, Cluster, OurHost
 
 QUICK = (0.001, 0.002)
@@ -147,6 +148,8 @@ def test_a_restart_applies_what_its_store_lacks_and_nothing_twice() -> None:
             applied = int.from_bytes(follower.store.get(Family.META, APPLIED) or b"")
             assert applied > 0
             follower.start()
+            group.run(0.001)
+            assert follower.raft.commit_index >= follower.raft.applied_index >= applied
             group.run(2.0)
             assert follower.state() == leader.state()
 
@@ -171,35 +174,30 @@ def test_a_log_that_does_not_reach_the_state_is_refused() -> None:
         leader = our_leader(group)
         group.run(0.5)
         leader.kill()
-        batch = driver_batch(APPLIED, 1000)
+        batch = Batch()
+        batch.put(Family.META, APPLIED, (1000).to_bytes(8))
         leader.store.write(batch, sync=True)
         leader.start()
         assert leader.stopped and leader.stopped.code is ExitCode.DAMAGED
-
-
-def driver_batch(key: bytes, index: int):  # type: ignore[no-untyped-def]
-    from cluster.storage.kv import Batch
-
-    batch = Batch()
-    batch.put(Family.META, key, index.to_bytes(8))
-    return batch
 
 
 # --- time -------------------------------------------------------------------------------------------------------------
 
 
 def test_stamps_rise_strictly_whoever_writes_them_and_however_clocks_are_set() -> None:
-    with Cluster(10, wall_offsets_us=(0, 300_000, -300_000), latency=QUICK) as group:
-        for _ in range(4):
-            leader = our_leader(group)
-            for number in range(20):
-                leader.propose(b"%d" % number)
-            group.run(0.5)
-            group.wait(leader.raft.transfer_leadership(None))
-            leader.set_wall_offset(leader.wall_offset_us - 100_000)
-            group.run(0.5)
-        stamps = stamps_of(our_leader(group))
-        assert len(stamps) == 80
+    with Cluster(10, wall_offsets_us=(0, 200_000, -200_000), latency=QUICK) as group:
+        leader = our_leader(group)
+        for name in ("n1", "n2", "n0", "n1", "n2"):
+            if leader.name != name:
+                assert group.wait(leader.raft.transfer_leadership(name))
+                leader = group.ours(name)
+                group.run_until(leader.is_leader, 0.1)
+            for number in range(10):
+                leader.propose(b"%s/%d" % (name.encode(), number))
+            group.run(0.05)
+        group.run(0.5)
+        stamps = stamps_of(leader)
+        assert len(stamps) == 50
         assert all(earlier < later for earlier, later in itertools.pairwise(stamps))
 
 
@@ -233,6 +231,28 @@ def test_a_node_whose_clock_is_off_lets_the_others_campaign_first() -> None:
                 leader.kill()
                 leader.start()
                 group.run(2.0)
+            assert all(role is not Role.LEADER for role, _, _ in group.ours("n0").machine.roles)
+
+
+def test_a_node_whose_clock_is_off_campaigns_when_nobody_else_can() -> None:
+    """Five nodes; only it holds what was committed, of those that are left. It leads, replicates, and hands over."""
+    with Cluster(20, nodes=5, latency=QUICK) as group:
+        holder = our_leader(group)
+        first, second, third, fourth = group.others(holder)
+        for absent in (first, second):
+            absent.kill()
+        holder.propose(b"w")
+        group.run(0.5)
+        holder.kill()
+        for absent in (third, fourth):
+            absent.kill()
+        holder.wall_offset_us = 3600 * SECOND_US
+        for host in (holder, first, second):
+            host.start()
+        group.run(10.0)
+        leader = our_leader(group)
+        assert leader in (first, second)
+        assert leader.state() == [b"w"]
 
 
 def test_followers_refuse_a_new_entry_stamped_far_ahead_of_their_clocks() -> None:
@@ -328,8 +348,6 @@ def test_peers_and_quorum_as_the_leader_sees_them() -> None:
 
 
 def test_a_hello_of_another_cluster_or_configuration_is_refused() -> None:
-    from msgspec.structs import replace
-
     with Cluster(18) as group:
         node = group.ours("n0").raft
         hello = group.ours("n1").raft.local_hello()

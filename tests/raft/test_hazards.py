@@ -82,7 +82,7 @@ def test_an_acknowledgement_from_an_earlier_term_counts_for_nothing(stock: bool)
         group.hold(stalled.name, leader.name)
         for host in majority:
             group.cut(leader.name, host.name)
-        for number in range(8):
+        for number in range(5):
             leader.propose(b"ghost%d" % number, at_once=True)
         group.run(0.3)
         group.elect(successor)
@@ -173,6 +173,26 @@ def test_a_node_that_cannot_hear_the_leader_does_not_depose_it(stock: bool) -> N
             assert burnt == 0
             assert group.leader() is leader
             assert len(group.acknowledged()) >= 395
+
+
+@both
+def test_a_deaf_node_with_a_complete_log_does_not_depose_the_leader_either(stock: bool) -> None:
+    """The same in a group where nothing is proposed: its log is as good as anybody's, only its claim is not."""
+    with Cluster(8, stock=stock, timing=Timing(election_min=0.4, election_max=1.4)) as group:
+        leader = group.elected()
+        deaf = group.others(leader)[0]
+        group.run(2.0)
+        term = group.highest_term()
+        for _ in range(200):
+            for host in group.others(deaf):
+                if host.is_leader():
+                    group.delay(host.name, deaf.name, 60.0)
+            group.run(0.05)
+        if stock:
+            assert group.highest_term() > term
+        else:
+            assert group.highest_term() == term
+            assert group.leader() is leader
 
 
 @both

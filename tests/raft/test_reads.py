@@ -139,6 +139,23 @@ def test_a_new_leader_waits_for_an_entry_of_its_own_term() -> None:
         assert first.journal.term_at(read.result()) == first.term()
 
 
+def test_a_member_of_a_newer_term_confirms_nobody() -> None:
+    with Cluster(12) as group:
+        leader = our_leader(group)
+        member = group.others(leader)[0]
+        assert isinstance(member, OurHost)
+        answers: list[dict[str, Any]] = []
+
+        def collect(peer_id: str, message: dict[str, Any]) -> bool:
+            answers.append(message)
+            return True
+
+        member.raft._reads._raw = collect
+        for term in (member.term() - 1, member.term(), member.term() + 1):
+            member.raft.on_message(leader.name, {"type": "ri", "id": 1, "t": term})
+        assert [answer["t"] for answer in answers] == [member.term()]
+
+
 def test_a_read_in_flight_fails_when_leadership_moves() -> None:
     with Cluster(8, latency=QUICK) as group:
         leader = our_leader(group)

@@ -240,6 +240,22 @@ def test_a_hand_over_to_a_node_that_is_gone_ends_and_the_leader_goes_on() -> Non
         assert b"still here" in group.acknowledged()
 
 
+def test_nothing_is_appended_while_leadership_is_handed_over() -> None:
+    with Cluster(32, latency=QUICK) as group:
+        leader, successor = our_leader(group), a_follower(group)
+        group.run(0.3)
+        group.hold(leader.name, successor.name)
+        hand_over = group.loop.create_task(leader.raft.transfer_leadership(successor.name))
+        group.run(0.01)
+        leader.propose(b"w")
+        group.run(0.5)
+        assert len(leader.machine.queue) == 1
+        group.release(leader.name, successor.name)
+        group.run(0.2)
+        assert hand_over.result()
+        assert successor.is_leader()
+
+
 def test_only_the_leader_may_ask_a_node_to_campaign() -> None:
     with Cluster(21) as group:
         leader, follower = our_leader(group), a_follower(group)
@@ -247,6 +263,7 @@ def test_only_the_leader_may_ask_a_node_to_campaign() -> None:
         term = group.highest_term()
         follower.raft.on_message(other.name, {"type": "timeout_now", "term": term})
         follower.raft.on_message(leader.name, {"type": "timeout_now", "term": term - 1})
+        assert not follower.raft._guard._elected_to_campaign
         group.run(1.0)
         assert group.leader() is leader
         assert group.highest_term() == term
@@ -277,15 +294,80 @@ def test_a_node_that_was_cut_off_does_not_depose_the_leader_on_its_return() -> N
         assert group.highest_term() == term
 
 
-def test_a_deposed_leader_learns_of_the_newer_term() -> None:
-    with Cluster(24) as group:
+def test_a_deposed_leader_learns_of_the_newer_term_from_whoever_it_still_reaches() -> None:
+    """It cannot hear its successor, and would go on for a whole election timeout believing that it leads."""
+    with Cluster(24, latency=QUICK) as group:
         deposed = our_leader(group)
-        group.isolate(deposed)
-        group.run_until(lambda: any(host.is_leader() for host in group.others(deposed)))
-        group.heal()
-        group.run(2.0)
+        successor, witness = group.others(deposed)
+        group.run(0.3)
+        group.cut(deposed.name, successor.name)
+        successor.campaign()
+        group.run_until(successor.is_leader, 1.0)
+        group.run(0.15)
         assert deposed.raft.role is Role.FOLLOWER
-        assert len({host.term() for host in group.hosts.values()}) == 1
+        assert deposed.term() == successor.term() == witness.term()
+
+
+def asking(group: Cluster) -> tuple[OurHost, dict[str, Any]]:
+    """n0 has just asked for pre-votes, and hears nobody. The answer it waits for."""
+    group.run(0.5)
+    candidate = group.ours("n0")
+    for name in group.names[1:]:
+        group.hold(name, candidate.name)
+    candidate.raft._core.set_election_deadline(0.0)
+    group.run(0.1)
+    assert not candidate.is_leader() and candidate.term() == 0
+    return candidate, {"type": "pv_ok", "r": candidate.raft._guard._round}
+
+
+def test_a_node_asks_once_and_campaigns_once() -> None:
+    """Two peers say yes to one question. The second yes must not start a second election against the first."""
+    with Cluster(27, timing=CALM, latency=QUICK) as group:
+        candidate, yes = asking(group)
+        for peer in ("n1", "n2"):
+            candidate.raft.on_message(peer, yes)
+            candidate.raft.after_messages()
+        group.run(0.1)
+        assert candidate.term() == 1
+
+
+def test_a_yes_from_before_a_vote_is_void() -> None:
+    """It asked, then voted for another: to campaign now would take the vote's term away from the one it voted for."""
+    with Cluster(28, timing=CALM, latency=QUICK) as group:
+        candidate, yes = asking(group)
+        vote = {"type": "request_vote", "term": 5, "last_log_index": 100, "last_log_term": 4}
+        candidate.raft.on_message("n2", vote)
+        candidate.raft.on_message("n1", yes)
+        candidate.raft.after_messages()
+        group.run(0.1)
+        assert candidate.term() == 5
+
+
+def test_a_yes_is_void_once_a_leader_is_heard() -> None:
+    with Cluster(29, timing=CALM, latency=QUICK) as group:
+        candidate, yes = asking(group)
+        candidate.raft.on_message("n1", yes)
+        heartbeat = {"type": "append_entries", "commit_index": 1, "prevLogIdx": 1, "prevLogTerm": 0, "entries": []}
+        candidate.raft.on_message("n2", heartbeat | {"term": 1})
+        candidate.raft.after_messages()
+        assert (candidate.term(), candidate.raft.leader) == (1, "n2")
+        candidate.raft._core.set_election_deadline(0.0)  # much later
+        group.run(0.1)
+        assert candidate.term() == 1, "it asks again first"
+
+
+def test_what_was_in_flight_in_an_earlier_term_does_not_hold_up_a_new_one() -> None:
+    with Cluster(30, timing=CALM, latency=QUICK) as group:
+        group.run(0.5)
+        leader, follower, other = (group.ours(name) for name in group.names)
+        group.elect(leader)
+        group.hold(follower.name, leader.name)
+        leader.propose(b"x")
+        group.run(0.2)
+        assert leader.raft._core._flight(follower.name) is not None
+        group.elect(other)
+        group.elect(leader)
+        assert follower.journal.last_term == leader.term(), "the new term's no-op has arrived"
 
 
 # --- the library's insides --------------------------------------------------------------------------------------------

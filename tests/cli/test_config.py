@@ -1,0 +1,102 @@
+"""The configuration of a node: strict, overridable, and honest about what it does not understand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cluster import config, faults
+from cluster.config import Misconfigured
+
+MEMBERS = {"node-1": ("127.0.0.1", 8201), "node-2": ("127.0.0.1", 8202)}
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "node-1" / "swoosh.toml"
+    path.parent.mkdir()
+    text = config.render(
+        node="node-1", cluster_id="swoosh-x", http=("::1", 8101), peer=("127.0.0.1", 8201), members=MEMBERS
+    )
+    path.write_text(text)
+    return path
+
+
+def test_what_init_writes_is_what_serve_reads(file: Path) -> None:
+    found = config.load(file, {})
+    assert (found.node_id, found.http, found.peer) == ("node-1", ("::1", 8101), ("127.0.0.1", 8201))
+    assert found.members == MEMBERS
+    assert found.genesis_path.resolve() == file.parent.parent / "genesis.json"
+    assert found.store_path == file.parent / "store"
+    assert found.timing.election_min == 0.5
+    assert found.notices == ()
+
+
+def test_a_variable_overrides_the_file(file: Path) -> None:
+    variables = {"SWOOSH_HTTP_LISTEN": "0.0.0.0:80", "SWOOSH_RAFT_ELECTION_MIN_MS": "700", "PATH": "x"}
+    found = config.load(file, variables)
+    assert found.http == ("0.0.0.0", 80)
+    assert found.timing.election_min == 0.7
+
+
+def test_the_variables_of_the_go_implementation_work(file: Path, tmp_path: Path) -> None:
+    variables = {
+        "SWOOSH_LISTEN_ADDR": "127.0.0.1:9000",
+        "SWOOSH_WAL_DIR": str(tmp_path / "wal"),
+        "SWOOSH_SNAPSHOT_DIR": str(tmp_path / "snap"),
+        "SWOOSH_DATABASE_DB_HOST": "db",
+    }
+    found = config.load(file, variables)
+    assert found.http == ("127.0.0.1", 9000)
+    assert (found.data_dir, found.snapshots_path) == (tmp_path / "wal", tmp_path / "snap")
+    assert "SWOOSH_DATABASE_DB_HOST" in found.notices[0]
+
+
+def test_a_variable_nobody_knows_is_noticed(file: Path) -> None:
+    assert "SWOOSH_HTTP_LISTN" in config.load(file, {"SWOOSH_HTTP_LISTN": "x"}).notices[0]
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("surprise = 1", "unknown key surprise"),
+        ("[http]\nlisten = '127.0.0.1:1'\nlistn = ''", r"unknown key http\.listn"),
+        ("[raft]\nheartbeat = 5", r"unknown key raft\.heartbeat"),
+        ("[raft]\nheartbeat_ms = 'fast'", r"raft\.heartbeat_ms"),
+        ("[raft]\nelection_min_ms = 60", "election_min_ms"),
+        ("[http]\nlisten = '127.0.0.1'", r"http\.listen: expected host:port"),
+        ("[http]\nlisten = '127.0.0.1:70000'", r"http\.listen: expected host:port"),
+        ("[members]\nnode-2 = '127.0.0.1:1'", "node-1, this node, is missing"),
+        ("= 1", "swoosh.toml"),
+    ],
+)
+def test_a_mistake_is_named(file: Path, line: str, complaint: str) -> None:
+    section = line.partition("\n")[0]
+    kept, skipping = [], False
+    for each in file.read_text().splitlines():
+        skipping = each == section if each.startswith("[") else skipping
+        kept += [] if skipping else [each]
+    top, _, rest = "\n".join(kept).partition("[")
+    file.write_text(f"{top}\n[{rest}\n{line}\n" if line.startswith("[") else f"{line}\n{top}[{rest}")
+    with pytest.raises(Misconfigured, match=complaint):
+        config.load(file, {})
+
+
+def test_tokens_are_read_from_their_own_file(file: Path) -> None:
+    (file.parent / "tokens").write_text("one\n\n two \n")
+    assert config.load(file, {"SWOOSH_HTTP_READ_TOKENS": "tokens"}).read_tokens == ("one", "two")
+    with pytest.raises(Misconfigured, match="read_tokens"):
+        config.load(file, {"SWOOSH_HTTP_READ_TOKENS": "absent"})
+
+
+def test_a_failpoint_is_armed_by_name_and_visit() -> None:
+    config.arm_failpoints({})
+    config.arm_failpoints({"SWOOSH_FAILPOINT": "journal.barrier.after:3"})
+    try:
+        faults.failpoint("journal.barrier.after")
+        faults.failpoint("journal.barrier.after")
+    finally:
+        faults.disarm()
+    with pytest.raises(Misconfigured, match="name:nth"):
+        config.arm_failpoints({"SWOOSH_FAILPOINT": "applied"})
