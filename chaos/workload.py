@@ -17,8 +17,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import msgspec
-
 from chaos.history import Attempt, Journal, Read, Verdict
 from cluster.config import packaged_chart
 from swoosh import canonical, hlc, quorum
@@ -37,6 +35,8 @@ TOOL, TOOL_VERSION = "git", "2.48"
 REGIONS = "Lifecycle,Ingestion,Council,Pause"
 ATTEMPT_SECONDS = 5.0
 READ_SHARE = 0.05
+FACT_SHARE = 0.02
+CROWDING_SHARE = 0.15
 DOUBT_SHARE = 0.3
 BATCH_MAX = 6
 HELD_MAX = 64
@@ -57,8 +57,8 @@ class Sending(NamedTuple):
 
     path: str
     body: bytes
-    proposals: tuple[tuple[str, str, str, str], ...]
-    """(project, key, transition, inputs hash) of each proposal in it."""
+    proposals: tuple[dict[str, Any], ...]
+    """Each proposal in it, as signed."""
 
 
 @dataclass(slots=True)
@@ -69,6 +69,8 @@ class Picture:
     hlc: HLC = hlc.ZERO
     regions: dict[str, Any] | None = None
     known_heads: list[str] = field(default_factory=list)
+    callers: int = 0
+    """How many are at it now."""
 
     @property
     def exists(self) -> bool:
@@ -100,6 +102,7 @@ class Workload:
         self.sent = 0
         self._callers = [random.Random(f"{seed}/{number}") for number in range(callers)]
         self._pictures = {f"p-{number:02}": Picture() for number in range(projects)}
+        self._names = {key.principal: name for name, key in keys.items()}
         self._transport = HttpTransport()
         self._chart = packaged_chart().project
         self._serial = 0
@@ -131,17 +134,29 @@ class Workload:
 
     async def _caller(self, name: str, chance: random.Random) -> None:
         while self.sent < self.proposals:
-            project = chance.choice(list(self._pictures))
-            if self._pictures[project].regions is None or chance.random() < READ_SHARE:
-                await self._look(project, chance)
-            kind = chance.choices(_KINDS, _WEIGHTS)[0]
-            sending = kind(self, project, name, chance)
-            if sending is None:
-                await self._report(project, chance)
-                continue
-            self._count(len(sending.proposals))
-            self._past.append(sending)
-            await self._deliver(sending, chance)
+            project = self._pick(chance)
+            picture = self._pictures[project]
+            picture.callers += 1
+            try:
+                await self._act(project, name, chance)
+            finally:
+                picture.callers -= 1
+
+    def _pick(self, chance: random.Random) -> str:
+        """Mostly a project nobody is at: with all in each other's way, little but refusals would come of it."""
+        quiet = [project for project, picture in self._pictures.items() if not picture.callers]
+        return chance.choice(quiet if quiet and chance.random() > CROWDING_SHARE else list(self._pictures))
+
+    async def _act(self, project: str, name: str, chance: random.Random) -> None:
+        if self._pictures[project].regions is None or chance.random() < READ_SHARE:
+            await self._look(project, chance)
+        if chance.random() < FACT_SHARE:
+            await self._report(project, chance)
+        kind = chance.choices(_KINDS, _WEIGHTS)[0]
+        sending = kind(self, project, name, chance)
+        self._count(len(sending.proposals))
+        self._past.append(sending)
+        await self._deliver(sending, chance)
 
     # --- ways to propose ----------------------------------------------------------------------------------------------
 
@@ -173,18 +188,17 @@ class Workload:
         earlier = [each for each in self._past[-200:] if each.path == "/transition"]
         if not earlier:
             return self._honest(project, name, chance)
-        sent = msgspec.json.decode(chance.choice(earlier).body, type=dict[str, Any])
-        names = {key.principal: name for name, key in self._keys.items()}
-        move = Move(sent["transition"], sent["inputs"], names[sent["signer"]])
+        [sent] = chance.choice(earlier).proposals
+        move = Move(sent["transition"], sent["inputs"], self._names[sent["signer"]])
         return self._one(sent["project"], name, move, key=sent["idem_key"])
 
     def _reused(self, project: str, name: str, chance: random.Random) -> Sending:
         """A key that already names another operation, most likely."""
-        keys = [each.proposals[0][:2] for each in self._past[-200:]]
-        if not keys:
+        if not self._past:
             return self._honest(project, name, chance)
-        project, key = chance.choice(keys)
-        return self._one(project, name, Move("CONTROL_PAUSED", {"reason": f"reused by {name}"}, "operator"), key=key)
+        earlier = chance.choice(self._past[-200:]).proposals[0]
+        other = Move("CONTROL_PAUSED", {"reason": f"reused by {name}"}, "operator")
+        return self._one(earlier["project"], name, other, key=earlier["idem_key"])
 
     def _reordered(self, project: str, name: str, chance: random.Random) -> Sending:
         """Something signed a while ago goes out now, and something signed now will go out later."""
@@ -217,10 +231,7 @@ class Workload:
             key = self._key(project, name)
             documents.append(self._document(project, move, head, str(last), key, self._keys["operator"]))
         body = canonical.encode(self._keys["operator"].sign_batch(documents, self.cluster_id))
-        return Sending("/transitions", body, tuple(map(_named, documents)))
-
-    def _fact(self, project: str, name: str, chance: random.Random) -> None:
-        """Nothing proposed: a provider reports."""
+        return Sending("/transitions", body, tuple(documents))
 
     def _one(
         self,
@@ -239,7 +250,7 @@ class Workload:
         signer = self._keys[move.signer]
         document = self._document(project, move, head or picture.head, stamp, key or self._key(project, name), signer)
         signed = self._keys[signature_of or move.signer].sign_proposal(document, self.cluster_id)
-        return Sending("/transition", canonical.encode(signed), (_named(document),))
+        return Sending("/transition", canonical.encode(signed), (document,))
 
     def _document(self, project: str, move: Move, head: str, stamp: str, key: str, signer: Key) -> dict[str, Any]:
         return {
@@ -359,23 +370,20 @@ class Workload:
             answers = [document | {"status": reply.status}] * len(sending.proposals)
         verdicts = [_verdict(answer) for answer in answers]
         self._note(sending, node, start, verdicts, answers)
-        for answer, verdict, named in zip(answers, verdicts, sending.proposals, strict=True):
-            self._learn(self._pictures.get(named[0]), verdict, answer, named)
+        for answer, verdict, proposal in zip(answers, verdicts, sending.proposals, strict=True):
+            self._learn(self._pictures[proposal["project"]], verdict, answer, proposal)
         return verdicts
 
     def _note(
         self, sending: Sending, node: str, start: float, verdicts: list[Verdict], answers: list[dict[str, Any]]
     ) -> None:
         end = time.monotonic()
-        for (project, key, transition, hashed), verdict, answer in zip(
-            sending.proposals, verdicts, answers, strict=True
-        ):
-            accepted = verdict is Verdict.ACCEPTED
+        for proposal, verdict, answer in zip(sending.proposals, verdicts, answers, strict=True):
             attempt = Attempt(
-                project=project,
-                key=key,
-                transition=transition,
-                inputs_hash=hashed,
+                project=proposal["project"],
+                key=proposal["idem_key"],
+                transition=proposal["transition"],
+                inputs_hash=proposal["inputs_hash"],
                 node=node,
                 start=start,
                 end=end,
@@ -384,26 +392,36 @@ class Workload:
                 state_pre_hash=answer.get("state_pre_hash", ""),
                 state_post_hash=answer.get("state_post_hash", ""),
                 seq=answer.get("seq", 0),
-                head="" if accepted else answer.get("state_hash", ""),
+                head="" if verdict is Verdict.ACCEPTED else answer.get("state_hash", ""),
             )
             self._journal.add(attempt)
 
-    def _learn(
-        self, picture: Picture | None, verdict: Verdict, answer: dict[str, Any], named: tuple[str, str, str, str]
-    ) -> None:
-        """Follow a transition where it is plain what it did; else the picture is out of date."""
-        if picture is None:
+    def _learn(self, picture: Picture, verdict: Verdict, answer: dict[str, Any], proposal: dict[str, Any]) -> None:
+        """Follow a transition from the HEAD the crowd knew; whatever else comes, somebody has to look again."""
+        if verdict is Verdict.REFUSED and answer.get("state_hash") == picture.head:
             return
-        if verdict is Verdict.ACCEPTED and not answer["duplicate"] and answer["state_pre_hash"] == picture.head:
+        fresh = verdict is Verdict.ACCEPTED and not answer["duplicate"] and answer["state_pre_hash"] == picture.head
+        regions, picture.regions = picture.regions, None
+        if fresh:
             picture.head, picture.hlc = answer["state_post_hash"], HLC.parse(answer["hlc"])
             picture.known_heads.append(picture.head)
-            transition = self._chart.transitions[named[2]]
-            if picture.regions is not None and transition.region == "pause":
-                picture.regions["Pause"]["Phase"] = next(iter(transition.targets.values()))
-                return
-            picture.regions = None
-        elif verdict is not Verdict.REFUSED or answer.get("state_hash") != picture.head:
-            picture.regions = None
+            picture.regions = self._followed(regions, proposal) if regions else None
+
+    def _followed(self, regions: dict[str, Any], proposal: dict[str, Any]) -> dict[str, Any] | None:
+        """The regions after a transition, where it is plain what it did; else None."""
+        inputs, transition = proposal["inputs"], self._chart.transitions[proposal["transition"]]
+        served = transition.region.capitalize()
+        changed = regions.get(served, {}) | {"Phase": transition.targets.get(regions.get(served, {}).get("Phase"))}
+        match transition.name:
+            case "CONTROL_PAUSED" | "CONTROL_RESUMED" | "INGESTION_SOURCES_RESOLVED" | "INGESTION_VALIDATED":
+                return regions | {served: changed}
+            case "INGESTION_FETCHED":
+                return regions | {served: changed | {"Candidate": inputs["content_hash"]}}
+            case "COUNCIL_ROLE_CLAIMED":
+                claim = {"Agent": inputs["agent"], "Principal": proposal["signer"]}
+                return regions | {served: changed | {"Claims": changed["Claims"] | {inputs["role"]: claim}}}
+            case _:
+                return None
 
     async def _look(self, project: str, chance: random.Random) -> None:
         """A linearizable read of the project by anybody who answers."""
@@ -460,7 +478,7 @@ _MOVES: dict[str, Callable[[Workload, str, random.Random], Sequence[Move]]] = {
     "council": Workload._of_council,
     "pause": Workload._of_pause,
 }
-_SHARES: dict[Callable[[Workload, str, str, random.Random], Sending | None], int] = {
+_SHARES: dict[Callable[[Workload, str, str, random.Random], Sending], int] = {
     Workload._honest: 58,
     Workload._misplaced: 7,
     Workload._stale: 5,
@@ -471,7 +489,6 @@ _SHARES: dict[Callable[[Workload, str, str, random.Random], Sending | None], int
     Workload._reordered: 5,
     Workload._stranger: 4,
     Workload._batch: 2,
-    Workload._fact: 2,
 }
 _KINDS, _WEIGHTS = list(_SHARES), list(_SHARES.values())
 
@@ -484,10 +501,6 @@ def _verdict(answer: Mapping[str, Any]) -> Verdict:
     if status in (408, 429) or (status == 503 and answer.get("admitted") is False):
         return Verdict.NOT_ADMITTED
     return Verdict.UNKNOWN if status >= 500 else Verdict.REFUSED
-
-
-def _named(document: Mapping[str, Any]) -> tuple[str, str, str, str]:
-    return document["project"], document["idem_key"], document["transition"], document["inputs_hash"]
 
 
 def _now_ms() -> int:

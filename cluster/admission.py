@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from swoosh import canonical, facts, limits, principal, signing
+from swoosh import addresses, canonical, facts, limits, principal, signing
 from swoosh.catalog import Registry
 from swoosh.chart import Chart, Transition
 from swoosh.entry import BatchItem, FactItem, ProposalItem
@@ -109,6 +109,9 @@ class Admission:
             proposal = msgspec.convert(document, Proposal)
         except msgspec.ValidationError as error:
             raise Malformed(f"proposal: {error}") from None
+        if self._registry().setting("strict_evidence"):
+            for position, text in enumerate(proposal.evidence):
+                addresses.check(text, f"evidence[{position}]", strict=True)
         trusting = self._insecure and proposal.signature is None
         return to_sent(document), proposal, normal(proposal, trusting=trusting)
 

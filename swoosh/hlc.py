@@ -44,7 +44,7 @@ def _parse(text: str) -> HLC:
     if separator:
         return HLC(parse_time(stamp, "hlc"), _number(counter, "hlc counter", limits.HLC_COUNTER_MAX))
     parts = text.split("-")
-    if len(parts) != 3 or not parts[2]:
+    if len(parts) != 3 or not parts[2] or ":" in parts[2]:  # a time that lacks its counter is not the other form
         raise Malformed(f"hlc: expected 2025-10-19T01:23:45.678+00:00#7 or physical-logical-node, got {text[:80]!r}")
     return HLC(
         _number(parts[0], "hlc physical part", limits.HLC_MS_MAX),

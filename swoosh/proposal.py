@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from swoosh import canonical, limits, principal
+from swoosh import addresses, canonical, limits, principal
 from swoosh.errors import Malformed
 from swoosh.hashing import GENESIS, digest, normalise
 from swoosh.hlc import HLC
@@ -153,13 +153,12 @@ def _window(text: str) -> str:
     return bare
 
 
-def _evidence(addresses: tuple[str, ...]) -> tuple[str, ...]:
-    if len(addresses) > limits.EVIDENCE_MAX:
+def _evidence(sent: tuple[str, ...]) -> tuple[str, ...]:
+    if len(sent) > limits.EVIDENCE_MAX:
         raise Malformed(f"evidence: more than {limits.EVIDENCE_MAX} addresses")
-    for position, address in enumerate(addresses):
-        if not 0 < len(address) <= limits.ADDRESS_CHARS_MAX:
-            raise Malformed(f"evidence[{position}]: expected 1 to {limits.ADDRESS_CHARS_MAX} characters")
-    return addresses
+    for position, text in enumerate(sent):
+        addresses.check(text, f"evidence[{position}]")
+    return sent
 
 
 def _text(text: str, what: str, longest: int) -> str:

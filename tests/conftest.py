@@ -6,6 +6,11 @@ Must never hold fixtures of one part of the house: those live beside the tests t
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# No deadline: how long an example takes is a matter of the machine. A failure prints the blob that repeats it.
+settings.register_profile("house", deadline=None, print_blob=True)
+settings.load_profile("house")
 
 SYSTEM = Path(__file__).parent / "system"
 

@@ -58,7 +58,7 @@ _log = structlog.get_logger(__name__)
 @click.option(
     "--config",
     "path",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
     required=True,
     help="The node's swoosh.toml.",
 )

@@ -125,9 +125,8 @@ class Snapshots:
             self._asked.clear()
             await self.take(machine)
             if self._check is not None:
-                base, target = [None, *map(self._path, self._kept)][-2:]
-                assert target is not None
-                await self._check(base, target)
+                base = self._path(self._kept[-2]) if len(self._kept) > 1 else None
+                await self._check(base, self._path(self._kept[-1]))
             await self._clock.sleep(self._min_interval)
 
     async def take(self, machine: Machine) -> Manifest:

@@ -4,10 +4,10 @@ import pytest
 from msgspec.structs import replace
 
 from swoosh.catalog import GUARDS, bind
-from swoosh.guards import may_sign
+from swoosh.guards import has_role, may_sign
 from swoosh.merkle import MerkleMap
 from swoosh.state import Asset, Council, Environment, Ingestion, ProjectRegions
-from tests.core.contexts import CHART, context, h, holds, judge, registry
+from tests.core.contexts import CHART, context, h, holds, judge, registry, who
 
 REASON = {"reason": "because"}
 
@@ -95,6 +95,9 @@ def test_a_list_of_projects_restricts_an_identity() -> None:
     on = on._replace(cluster=replace(cluster, identities=replace(identities, entries=MerkleMap(listed))))
     assert holds("authorised", context("CONTROL_PAUSED", REASON, signer="op", on=on, project="beta"))
     assert not holds("authorised", context("CONTROL_PAUSED", REASON, signer="op", on=on))
+    elsewhere = context("CONTROL_PAUSED", REASON, signer="op", on=on)
+    assert not has_role(elsewhere, who("op"), "operator")
+    assert has_role(elsewhere._replace(project="beta"), who("op"), "operator")
 
 
 def test_default_never_ends() -> None:

@@ -34,9 +34,18 @@ def test_every_spelling_of_a_hash_is_written_one_way(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", DIGEST[:-1], DIGEST + "0", "sha512-" + DIGEST, " " + DIGEST, "g" + DIGEST[1:], "sha256-sha256-" + DIGEST,
-             "\u0660" + DIGEST[1:]]
-)  # fmt: skip
+    "text",
+    [
+        "",
+        DIGEST[:-1],
+        DIGEST + "0",
+        "sha512-" + DIGEST,
+        " " + DIGEST,
+        "g" + DIGEST[1:],
+        "\u0660" + DIGEST[1:],
+        "sha256-sha256-" + DIGEST,
+    ],
+)
 def test_what_is_no_hash_is_refused(text: str) -> None:
     with pytest.raises(Malformed, match="64 hex digits"):
         hashing.normalise(text)
@@ -63,8 +72,8 @@ def test_every_spelling_of_a_key_names_one_principal(key: bytes) -> None:
         assert principal.key_of("hmmm:pubkey:" + text) == key
 
 
-def test_a_well_known_peer_id() -> None:
-    """The example of the libp2p specification of peer ids for Ed25519."""
+def test_peer_ids_of_such_keys_begin_alike() -> None:
+    """All Ed25519 keys have peer ids that begin alike, which is how they are told from other keys."""
     assert peer_id(bytes(32)).startswith("12D3KooW")
 
 

@@ -7,10 +7,12 @@ from hashlib import sha256
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from swoosh.merkle import LEAF_MAX, MerkleMap
+
+Edits = list[tuple[str, int | None]]
 
 KEYS = st.text("abcdefgh", min_size=1, max_size=3)
 CONTENTS = st.dictionaries(KEYS, st.integers(0, 5), max_size=80)
@@ -30,7 +32,7 @@ def naive_root(contents: dict[str, int], depth: int = 0) -> str:
     return typed("branch", [naive_root(bucket, depth + 1) for bucket in buckets])
 
 
-def edited(start: MerkleMap[int], edits: list[tuple[str, int | None]]) -> tuple[MerkleMap[int], dict[str, int]]:
+def edited(start: MerkleMap[int], edits: Edits) -> tuple[MerkleMap[int], dict[str, int]]:
     """The map after these edits, None meaning that the key goes; and what a dict holds after the same."""
     held, plain = start, dict(start)
     for key, value in edits:
@@ -43,10 +45,7 @@ def edited(start: MerkleMap[int], edits: list[tuple[str, int | None]]) -> tuple[
 
 
 @given(CONTENTS, EDITS)
-@settings(deadline=None)
-def test_after_any_edits_it_is_a_dict_with_the_naive_root(
-    contents: dict[str, int], edits: list[tuple[str, int]]
-) -> None:
+def test_after_any_edits_it_is_a_dict_with_the_naive_root(contents: dict[str, int], edits: Edits) -> None:
     held, plain = edited(MerkleMap(contents), edits)
     assert dict(held) == plain
     assert len(held) == len(plain)
@@ -62,8 +61,7 @@ def test_the_root_does_not_depend_on_the_order_of_insertion(contents: dict[str, 
 
 
 @given(CONTENTS, EDITS)
-@settings(deadline=None)
-def test_changes_since_are_exactly_the_differences(contents: dict[str, int], edits: list[tuple[str, int]]) -> None:
+def test_changes_since_are_exactly_the_differences(contents: dict[str, int], edits: Edits) -> None:
     older = MerkleMap(contents)
     newer, plain = edited(older, edits)
     wanted = {key: plain.get(key) for key in contents.keys() | plain.keys() if contents.get(key) != plain.get(key)}
@@ -71,10 +69,7 @@ def test_changes_since_are_exactly_the_differences(contents: dict[str, int], edi
 
 
 @given(CONTENTS, EDITS)
-@settings(deadline=None)
-def test_two_maps_are_equal_exactly_when_their_contents_are(
-    contents: dict[str, int], edits: list[tuple[str, int]]
-) -> None:
+def test_two_maps_are_equal_exactly_when_their_contents_are(contents: dict[str, int], edits: Edits) -> None:
     older = MerkleMap(contents)
     newer, plain = edited(older, edits)
     assert (newer == older) is (plain == contents)

@@ -7,7 +7,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swoosh import quorum, signing
+from swoosh import limits, quorum, signing
 from swoosh.hashing import is_hex
 from swoosh.principal import key_of, name_of
 from tests.core.contexts import CHART, CLUSTER_ID, PROJECT, h
@@ -83,11 +83,16 @@ def test_an_approval_never_ejects() -> None:
         {"election": "3", "member_set_hash": h("members"), "votes": [signed("reelect")]},
         {"election": 3, "member_set_hash": 7, "votes": [signed("reelect")]},
         {"election": 3, "member_set_hash": h("members"), "votes": [None, {"voter": 1}, {"voter": VOTER}, []]},
-        {"election": 3, "member_set_hash": h("members"), "votes": [signed("reelect")] * 65},
+        {"election": 3, "member_set_hash": h("members"), "votes": [signed("reelect")] * (limits.ELECTORS_MAX + 1)},
     ],
 )
 def test_what_is_not_of_the_form_carries_no_vote(inputs: dict[str, Any]) -> None:
     assert quorum.votes_in("COUNCIL_REELECTION_CALLED", inputs, CLUSTER_ID, PROJECT) == []
+
+
+def test_as_many_votes_are_read_as_there_may_be_electors() -> None:
+    inputs = {"election": 3, "member_set_hash": h("members"), "votes": [signed("reelect")] * limits.ELECTORS_MAX}
+    assert len(quorum.votes_in("COUNCIL_REELECTION_CALLED", inputs, CLUSTER_ID, PROJECT)) == limits.ELECTORS_MAX
 
 
 def test_other_transitions_carry_no_votes() -> None:

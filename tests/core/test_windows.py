@@ -158,8 +158,8 @@ def test_a_refusal_says_when_the_tide_opens_next(now_ms: int, window_class: str)
 
 
 def test_what_was_reviewed_in_one_tide_is_delivered_in_the_next() -> None:
-    schedule, origin = tidal_schedule(60_000), 0
-    board = tide(tidal_schedule=schedule)
+    origin = NOW - 12_345
+    board = tide(tidal_schedule={**tidal_schedule(60_000), "origin_ms": origin})
     reviewing = origin + 5 * 60_000 + 50_000
     assert windows.verdict("review", "tidal:5", "tidal:5", board, reviewing).ok
     assert not windows.verdict("reverb", "tidal:5", "tidal:5", board, reviewing).ok

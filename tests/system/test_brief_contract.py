@@ -101,6 +101,15 @@ class Caller:
         }
         return self.signed(draft, by)
 
+    async def booted(self, project: str) -> str:
+        """Create the project and wait until the cluster has booted it; the hash it then rests at."""
+        await self.post(0, "/transition", self.creation(project))
+        async with asyncio.timeout(DEADLINE):
+            while True:
+                _, state = await self.get(0, f"/state?project={project}&projection=Lifecycle")
+                if state["projection"]["Lifecycle"]["Phase"] == "PROJECT_LIFECYCLE":
+                    return str(state["state_hash"])
+
     def creation(self, project: str, **changes: Any) -> dict[str, Any]:
         inputs = {"brief": "from the contract suite", "repository": "", "planned_roles": []}
         return self.proposal(project, "PROJECT_CREATED", "genesis", inputs, **changes)
@@ -142,13 +151,12 @@ async def test_202_where_the_brief_s_status_is_asked_for(caller: Caller, project
 
 
 async def test_400_names_reason_and_failing_guard(caller: Caller, project: str) -> None:
-    _, created = await caller.post(0, "/transition", caller.creation(project))
-    wrong = {"chart_hash": "sha256-" + "0" * 64}
-    proposal = caller.proposal(project, "CONFIG_OK", created["state_hash"], wrong)
+    head = await caller.booted(project)
+    proposal = caller.proposal(project, "ROLLBACK_INDEX", head, {"reason": "there is none before it"})
     for node in range(3):
         status, body = await caller.post(node, "/transition", proposal)
-        assert (status, body["success"], body["failing_guard"]) == (400, False, "chart_matches"), body
-        assert body["reasons"] and body["state_hash"] == created["state_hash"] and body["quarantined"] is False
+        assert (status, body["success"], body["failing_guard"]) == (400, False, "previous_version_exists"), body
+        assert body["reasons"] and body["state_hash"] == head and body["quarantined"] is False
         assert body["error"].startswith("guard rejected transition")
 
 
@@ -159,20 +167,18 @@ async def test_a_key_is_applied_once_whatever_node_is_asked(caller: Caller, proj
     assert len({body["record_hash"] for _, body in replies}) == 1
     assert sum(not body["duplicate"] for _, body in replies) <= 1
     _, wal = await caller.get(1, f"/wal?project={project}")
-    assert len(wal["records"]) == 1
+    assert [record["transition_name"] for record in wal["records"]].count("PROJECT_CREATED") == 1
 
 
 async def test_a_stale_hash_is_refused_and_the_reread_one_accepted(caller: Caller, project: str) -> None:
-    _, health = await caller.get(0, "/health")
-    inputs = {"chart_hash": health["chart_hash"]}
-    await caller.post(0, "/transition", caller.creation(project))
-    stale = caller.proposal(project, "BOOT_CONFIGURED", "0" * 64, inputs, by="operator")
+    await caller.booted(project)
+    sources = {"sources": ["ucxl://chorus:spec@council:brief/*^/x.md"]}
+    stale = caller.proposal(project, "INGESTION_SOURCES_RESOLVED", "genesis", sources)
     status, body = await caller.post(1, "/transition", stale)
-    assert status == 400, body
-    if body["code"] == "STALE_STATE":  # the steward of the leader may have configured it meanwhile
-        fresh = caller.proposal(project, "BOOT_CONFIGURED", body["state_hash"], inputs, by="operator")
-        status, body = await caller.post(2, "/transition", fresh)
-        assert status == 200 or body["code"] in ("STALE_STATE", "WRONG_PHASE"), body
+    assert (status, body["code"]) == (400, "STALE_STATE"), body
+    fresh = caller.proposal(project, "INGESTION_SOURCES_RESOLVED", body["state_hash"], sources)
+    status, body = await caller.post(2, "/transition", fresh)
+    assert (status, body["success"]) == (200, True), body
 
 
 async def test_an_unsigned_proposal_is_refused(caller: Caller, project: str) -> None:
