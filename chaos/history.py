@@ -14,6 +14,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from enum import StrEnum
+from itertools import pairwise
 from math import inf
 from pathlib import Path
 from typing import NamedTuple, TextIO
@@ -177,7 +178,7 @@ def _check_alone(chain: list[WalRecord]) -> Iterator[str]:
     for state_hash, count in Counter(record.state_post_hash for record in chain).items():
         if count > 1:
             yield f"repeated state: {state_hash} follows {count} records"
-    for before, after in zip(chain, chain[1:], strict=False):
+    for before, after in pairwise(chain):
         if HLC.parse(after.hlc) < HLC.parse(before.hlc):
             yield f"time ran back: seq {after.seq} has hlc {after.hlc} after {before.hlc}"
 

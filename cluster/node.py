@@ -31,6 +31,7 @@ from cluster.storage.snapshots import Snapshots
 from cluster.storage.store import Store
 from swoosh.chart import Chart
 from swoosh.entry import Item, owed, signers_of, stamp_of
+from swoosh.errors import Corrupt
 from swoosh.genesis import Genesis
 from swoosh.machine import Applied, Machine
 from swoosh.outcome import Code, Refused
@@ -161,7 +162,10 @@ class Node:
 
     def apply(self, index: int, term: int, payload: bytes | None) -> Applied:
         """Apply one committed entry: machine, store, listeners. What it raises ends the process."""
-        applied = self.machine.apply(index, term, payload)
+        try:
+            applied = self.machine.apply(index, term, payload)
+        except Corrupt as error:
+            faults.fatal(ExitCode.DAMAGED, str(error), index=index)
         self.store.commit(applied)
         faults.failpoint("applied")
         for listener in self.on_applied:

@@ -38,6 +38,10 @@ from swoosh.state import Project, Row
 from swoosh.wal import WalRecord
 
 
+FOLD_AT = 256
+"""Moved projects after which their heads are folded into the tree, so that asking for the hash is never a long job."""
+
+
 class Position(msgspec.Struct, frozen=True):
     """The last applied entry. ``stamp_us`` is the newest leader stamp seen; a Raft no-op moves only the index."""
 
@@ -296,8 +300,7 @@ class Machine:
     @property
     def cluster_hash(self) -> str:
         """``sha256-…`` over every project, its WAL head and ledger, and the facts: what replicas compare."""
-        moved, self._moved = self._moved, set()
-        self._heads = self._heads.update((pid, self._summary(pid)) for pid in sorted(moved))
+        self._fold_moved()
         return digest("cluster", {"projects": self._heads.root, "facts": self._facts.entries.root})
 
     def project(self, project_id: str) -> Project | None:
@@ -361,6 +364,12 @@ class Machine:
         self._moved.update(layer.projects)
         self._facts = layer.registry.facts
         self._registry = layer.registry
+        if len(self._moved) >= FOLD_AT:
+            self._fold_moved()
+
+    def _fold_moved(self) -> None:
+        moved, self._moved = self._moved, set()
+        self._heads = self._heads.update((pid, self._summary(pid)) for pid in sorted(moved))
 
     def _summary(self, project_id: str) -> HeadSummary:
         project = self._must_have(project_id)

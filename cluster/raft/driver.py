@@ -36,7 +36,7 @@ from cluster.clock import Clock, Handle
 from cluster.entropy import Entropy
 from cluster.faults import ExitCode
 from cluster.raft.guard import Guard, Refused
-from cluster.raft.journal import SLICE_ENTRIES, Journal
+from cluster.raft.journal import Journal
 from cluster.raft.readindex import Answer, NoQuorum, NotLeader, ReadIndex, Unavailable
 from cluster.raft.replica import Replica, Role, Timing, payload_of
 from cluster.raft.skew import PROBE_SECONDS, Skew
@@ -62,6 +62,8 @@ Done = Callable[["Fate", object], None]
 
 UNCOMMITTED_ENTRIES_MAX = 8
 UNCOMMITTED_BYTES_MAX = 2 << 20
+REPLAY_ENTRIES = 64
+"""Entries applied at start between two chances for everything else on the loop."""
 WITNESS_SYNC_SECONDS = 60.0
 
 _log = structlog.get_logger(__name__)
@@ -257,7 +259,7 @@ class Raft:
         for index in range(self._applied_at_start + 1, commit + 1):
             command, _, term = journal.entry(index)
             self._apply(index, term, payload_of(command))
-            if index % SLICE_ENTRIES == 0:
+            if index % REPLAY_ENTRIES == 0:
                 await self._clock.sleep(0)
         self._core.resume(commit)
 

@@ -93,7 +93,10 @@ class Guard:
     def out(self, peer: str, message: Message) -> Message | None:
         """What the core wants to send, as it may leave; None = swallowed."""
         match message["type"]:
-            case "append_entries" | "timeout_now":
+            case "append_entries":
+                self._leader_of_term = (message["term"], self._me)
+                return message
+            case "timeout_now":
                 return message
             case "request_vote" | "response_vote":
                 self._journal.barrier()
@@ -141,8 +144,6 @@ class Guard:
 
     def _check_one_leader(self, peer: str, term: int) -> None:
         known_term, known = self._leader_of_term
-        if self._core.is_leader() and term == self._core.raftCurrentTerm:
-            known_term, known = term, self._me
         if term == known_term and peer != known:
             faults.fatal(ExitCode.DIVERGED, "two leaders in one term", term=term, leaders=[known, peer])
         self._leader_of_term = (term, peer)
@@ -172,7 +173,8 @@ class Guard:
         self._core.answered(peer, message["next_node_idx"], message["reset"])
         return message
 
-    def _request_vote(self, peer: str, message: Message) -> Message | None:
+    def _request_vote(self, peer: str, message: Message) -> Message:
+        """As it is: the library's rule for granting a vote is right, and the vote is durable before it leaves."""
         return message
 
     def _response_vote(self, peer: str, message: Message) -> Message | None:
