@@ -48,6 +48,14 @@ format: $(STAMP) ## Put the code into the form that `check` wants
 	@$(BIN)/ruff check --fix --quiet
 	@$(BIN)/ruff format --quiet
 
+.PHONY: scenarios
+scenarios: $(STAMP) ## Write what the stories in tests/scenarios print anew; read the diff before you commit it
+	@REWRITE=1 $(BIN)/python -m pytest -q tests/core/test_scenarios.py -k test_story
+
+.PHONY: golden
+golden: $(STAMP) ## Record the golden log of tests/replay anew; only for a new version of chart or reducer
+	@$(BIN)/python -m tests.replay.record
+
 .PHONY: bench-core
 bench-core: $(STAMP) ## How many transitions a second the pure core decides, without disk or network
 	@$(BIN)/python -m chaos.bench.core

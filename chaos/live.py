@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -70,18 +71,28 @@ class LiveCluster:
         """Ids of the nodes that were started and not stopped."""
         return sorted(self._running)
 
-    def start(self, *nodes: str) -> None:
-        """Start these nodes, or all. They are not ready when this returns."""
+    @property
+    def pids(self) -> list[int]:
+        """Process ids of the running nodes."""
+        return [self._running[node].pid for node in self.running]
+
+    def start(self, *nodes: str, environment: Mapping[str, str] | None = None) -> None:
+        """Start these nodes, or all, with further variables. They are not ready when this returns."""
+        variables = os.environ | dict(environment or {})
         for node in nodes or self.nodes:
             with self.log(node).open("ab") as log:
                 command = [*_SWOOSH, "serve", "--config", str(self._configs[node])]
-                self._running[node] = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+                self._running[node] = subprocess.Popen(
+                    command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=variables
+                )
 
-    def kill(self, node: str) -> None:
-        """SIGKILL: what the process had not written is gone."""
-        process = self._running.pop(node)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+    def kill(self, *nodes: str) -> None:
+        """SIGKILL, all of them before any has ended: what a process had not written is gone."""
+        processes = [self._running.pop(node) for node in nodes]
+        for process in processes:
+            process.send_signal(signal.SIGKILL)
+        for process in processes:
+            process.wait()
 
     def stop(self, node: str) -> int:
         """SIGTERM; the exit code.
@@ -112,8 +123,7 @@ class LiveCluster:
 
     def close(self) -> None:
         """End every process that still runs."""
-        for node in self.running:
-            self.kill(node)
+        self.kill(*self.running)
 
     def log(self, node: str) -> Path:
         """Where a node's output goes."""

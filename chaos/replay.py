@@ -1,6 +1,6 @@
-"""``python -m chaos.replay STORE``: what the pure core makes of the log in a stopped node's store.
+"""``python -m chaos.replay STORE INDEX``: what the pure core makes of the log in a stopped node's store.
 
-Begins at the genesis, reduces every committed entry in memory, and prints the WAL of all projects, one record per
+Begins at the genesis, reduces every entry up to INDEX in memory, and prints the WAL of all projects, one record per
 line, by project id and sequence number. The last line is ``{"index", "cluster_hash"}``. The state in the store is not
 looked at, nor is the store written to.
 """
@@ -19,13 +19,13 @@ from swoosh import genesis
 from swoosh.machine import MemorySource
 
 
-def main(store: Path) -> None:
+def main(store: Path, upto: int) -> None:
     """Print the WAL, then where it ends."""
     with opened(store) as kv:
         found = verify.subject(kv, packaged_chart())
         source = MemorySource(genesis.initial_projects(found.genesis, found.chart), ORIGIN)
         machine = found.machine(source)
-        for index, term, data in verify.log(kv, ORIGIN.index + 1, found.store.position().index):
+        for index, term, data in verify.log(kv, ORIGIN.index + 1, upto):
             source.commit(machine.apply(index, term, data))
     for project in sorted(source.records):
         for record in source.records[project]:
@@ -35,4 +35,4 @@ def main(store: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), int(sys.argv[2]))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from copy import copy
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -66,6 +67,7 @@ def key_of(name: str) -> Ed25519PrivateKey:
     return Ed25519PrivateKey.from_private_bytes(digest_bytes(b"solo/" + name.encode()))
 
 
+@cache
 def the_chart() -> Chart:
     """The chart of this repository."""
     return load_chart(CHART.read_text(encoding="utf-8"))

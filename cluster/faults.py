@@ -24,9 +24,7 @@ class ExitCode(IntEnum):
     BUG = 70
     """An assumption of ours does not hold (EX_SOFTWARE). Restart replays from disk; report it."""
     DAMAGED = 71
-    """The store lost synced data or fails its checksums. Only `serve --rejoin` goes on from here."""
-    ROLLED_BACK = 72
-    """A peer remembers a later state of this store: an old backup or a rolled-back volume. Only `serve --rejoin`."""
+    """The store lost synced data or fails its checksums. docs/runbooks/node-will-not-start.md."""
     DIVERGED = 73
     """Committed history or replicated state contradicts that of the peers."""
     DISK = 74

@@ -37,7 +37,6 @@ from swoosh.reducer import Place, Step, reduce
 from swoosh.state import Project, Row
 from swoosh.wal import WalRecord
 
-
 FOLD_AT = 256
 """Moved projects after which their heads are folded into the tree, so that asking for the hash is never a long job."""
 

@@ -15,7 +15,7 @@ from aiohttp import web
 
 from cluster.clock import Clock, done_by
 from cluster.http import problems
-from cluster.http.request import LIMITS, NODE, consistent, number, project_of
+from cluster.http.request import LIMITS, NODE, consistent, number, project_of, within
 from cluster.node import Node
 from swoosh import wal
 from swoosh.errors import Malformed
@@ -26,6 +26,7 @@ EVERY_PROJECT = "*"
 EVENTS_HELD = 1_024
 REPLAY_SLICE = 64
 HEARTBEAT_SECONDS = 15.0
+WRITE_SECONDS = 10.0
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -109,6 +110,17 @@ class Watchers:
             watcher.wake()
 
 
+class Sink:
+    """Writes to one stream; whoever does not take it in time is given up (TimeoutError)."""
+
+    def __init__(self, stream: web.StreamResponse, clock: Clock) -> None:
+        self._stream = stream
+        self._clock = clock
+
+    async def write(self, data: bytes) -> None:
+        await within(self._clock, WRITE_SECONDS, self._stream.write(data))
+
+
 WATCHERS = web.AppKey("watchers", Watchers)
 
 
@@ -126,15 +138,16 @@ async def get_watch(request: web.Request) -> web.StreamResponse:
     stream = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
     try:
         await stream.prepare(request)
-        await _send(stream, node, watcher, project, after)
-    except ConnectionError:
-        pass  # the reader left
+        await _send(Sink(stream, node.clock), node, watcher, project, after)
+    except (ConnectionError, TimeoutError):
+        if request.transport is not None:
+            request.transport.abort()  # the reader left, or does not read
     finally:
         watchers.close(watcher)
     return stream
 
 
-async def _send(stream: web.StreamResponse, node: Node, watcher: Watcher, project: str, after: int | None) -> None:
+async def _send(stream: Sink, node: Node, watcher: Watcher, project: str, after: int | None) -> None:
     sent = 0
     if after is not None and project == EVERY_PROJECT:
         await stream.write(b'event: gap\ndata: {"do":"read /state anew; * cannot be resumed"}\n\n')
@@ -148,7 +161,7 @@ async def _send(stream: web.StreamResponse, node: Node, watcher: Watcher, projec
         await stream.write(b"".join(fresh) if events else b": still here\n\n")
 
 
-async def _replay(stream: web.StreamResponse, node: Node, project: str, after: int) -> int:
+async def _replay(stream: Sink, node: Node, project: str, after: int) -> int:
     """Send what the store holds after a sequence number; the last one sent."""
     while True:
         records = list(node.store.wal(project, after + 1, REPLAY_SLICE))

@@ -63,6 +63,8 @@ class LicenseFile:
     def _due_fact(self, term: int) -> FactItem | None:
         now_ms = self._clock.wall_us() // 1000
         held = self._registry().fact("license", self._registry().cluster_id)
+        if held is not None and held.body["status"] != "active":
+            return None  # an authority's no stands until that authority says otherwise
         if held is not None and now_ms < held.observed_at + (held.expires_at - held.observed_at) * 2 // 3:
             return None
         try:

@@ -195,7 +195,7 @@ class Raft:
         self._clock, self._timing, self._identity = clock, timing, identity
         self._applied_at_start = applied
         self._seen: tuple[Role, int, str | None] = (Role.FOLLOWER, journal.getCurrentTerm(), None)
-        if applied > 0 and not journal.first_index <= applied <= journal.last_index:
+        if not journal.first_index <= max(applied, 1) <= max(journal.last_index, 1):
             log = (journal.first_index, journal.last_index)
             faults.fatal(ExitCode.DAMAGED, "the log does not reach the state", log=log, applied=applied)
         self._core = Replica(

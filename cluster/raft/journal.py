@@ -314,7 +314,7 @@ class Journal(pysyncobj.journal.Journal):
 
 
 def _check_witness(mark: Mark | None, meta: Meta) -> None:
-    facts = {"store": meta.sequence, "witness": mark.sequence if mark else None, "next": "serve --rejoin"}
+    facts = {"store": meta.sequence, "witness": mark.sequence if mark else None, "next": "docs/runbooks/node-will-not-start.md"}
     if mark is None:
         faults.fatal(ExitCode.DAMAGED, "the witness beside the store is missing or unreadable", **facts)
     if mark.incarnation != meta.incarnation:
@@ -330,9 +330,9 @@ def _encode_meta(meta: Meta) -> bytes:
 
 def _decode_meta(raw: bytes | None) -> Meta:
     if raw is None:
-        faults.fatal(ExitCode.DAMAGED, "the store holds no term and vote", next="serve --rejoin")
+        faults.fatal(ExitCode.DAMAGED, "the store holds no term and vote", next="docs/runbooks/node-will-not-start.md")
     if zlib.crc32(raw[4:]).to_bytes(4) != raw[:4]:
-        faults.fatal(ExitCode.DAMAGED, "term and vote fail their checksum", next="serve --rejoin")
+        faults.fatal(ExitCode.DAMAGED, "term and vote fail their checksum", next="docs/runbooks/node-will-not-start.md")
     return msgspec.msgpack.decode(raw[4:], type=Meta)
 
 
@@ -345,5 +345,5 @@ def _decode_entry(key: bytes, value: bytes) -> Entry:
     term, crc = _HEAD.unpack_from(value)
     command = value[_HEAD.size :]
     if _checksum(index, term, command) != crc:
-        faults.fatal(ExitCode.DAMAGED, "a log entry fails its checksum", index=index, next="serve --rejoin")
+        faults.fatal(ExitCode.DAMAGED, "a log entry fails its checksum", index=index, next="docs/runbooks/node-will-not-start.md")
     return command, index, term

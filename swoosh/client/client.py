@@ -42,6 +42,8 @@ from swoosh.proposal import DEFAULT_PROJECT, PREVIOUS, inputs_hash
 
 OnStale = Literal["refuse", "resubmit"]
 WATCH_IDLE_SECONDS = 60.0
+ATTEMPT_SECONDS_MIN = 1.5
+"""`Prefer: wait` counts whole seconds, and the answer still has to travel."""
 _WAL_PAGE = 500
 
 
@@ -353,8 +355,8 @@ class Client:
         self._endpoints.append(self._endpoints.pop(0))
 
     async def _wait(self, seconds: float, deadline: float) -> bool:
-        """Whether there is time left after waiting."""
-        if self._clock.monotonic() + seconds >= deadline:
+        """Whether there is time for another attempt after waiting. One cut short would only end in doubt."""
+        if self._clock.monotonic() + seconds + ATTEMPT_SECONDS_MIN > deadline:
             return False
         await self._clock.sleep(seconds)
         return True

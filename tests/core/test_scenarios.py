@@ -15,7 +15,6 @@ import pytest
 
 from chaos.solo import the_chart
 from swoosh.catalog import GUARDS
-from swoosh.chart import Chart
 from swoosh.outcome import Accepted, Code, ItemOutcome, Refused
 from tests.core.scenario import Scenario, blocks, rewritten
 
@@ -26,16 +25,11 @@ DECIDED_BY_THE_REDUCER = {*list(Code)[: list(Code).index(Code.MALFORMED)], Code.
 
 
 @cache
-def chart() -> Chart:
-    return the_chart()
-
-
-@cache
 def outcomes() -> tuple[ItemOutcome, ...]:
     """What every proposal and fact of every story came to."""
     found: list[ItemOutcome] = []
     for path in STORIES:
-        scenario = Scenario(chart())
+        scenario = Scenario(the_chart())
         for block in blocks(path.read_text(encoding="utf-8")):
             scenario.tell(block)
         found += scenario.outcomes
@@ -53,7 +47,7 @@ def demand(missing: set[str] | set[Code], what: str) -> None:
 @pytest.mark.parametrize("path", STORIES, ids=lambda path: path.stem)
 def test_story(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
-    scenario = Scenario(chart())
+    scenario = Scenario(the_chart())
     told = [(block, scenario.tell(block)) for block in blocks(text)]
     if os.environ.get("REWRITE"):
         path.write_text(rewritten(text, [output for _, output in told]), encoding="utf-8")
@@ -64,14 +58,14 @@ def test_story(path: Path) -> None:
 
 def test_every_transition_is_accepted_in_a_story() -> None:
     accepted = {outcome.transition for outcome in outcomes() if isinstance(outcome, Accepted)}
-    demand({row.name for row in chart().transitions()} - accepted, "transitions no story sees accepted")
+    demand({row.name for row in the_chart().transitions()} - accepted, "transitions no story sees accepted")
 
 
 def test_every_transition_is_refused_in_a_wrong_phase() -> None:
     """But those of regions with a single phase, and PROJECT_CLOSED, which every phase but the last allows."""
     refused = {outcome.transition for outcome in refusals() if outcome.code is Code.WRONG_PHASE}
     open_everywhere = {"PROJECT_CLOSED", "POLICY_UPDATED"}
-    demand(set(chart().project.transitions) - refused - open_everywhere, "transitions never tried in a wrong phase")
+    demand(set(the_chart().project.transitions) - refused - open_everywhere, "transitions never tried in a wrong phase")
 
 
 def test_every_guard_refuses_and_passes_in_a_story() -> None:
@@ -83,7 +77,9 @@ def test_every_guard_refuses_and_passes_in_a_story() -> None:
 
 def test_every_gate_refuses_in_a_story() -> None:
     told = " ".join(reason for outcome in refusals() for reason in outcome.reasons)
-    demand({gate.name for gate in chart().gates if f"gate {gate.name} is closed" not in told}, "gates never met closed")
+    demand(
+        {gate.name for gate in the_chart().gates if f"gate {gate.name} is closed" not in told}, "gates never met closed"
+    )
 
 
 def test_every_code_of_the_reducer_is_in_a_story() -> None:

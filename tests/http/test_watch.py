@@ -12,6 +12,8 @@ import pytest
 from cluster.clock import ManualClock
 from cluster.http import watch
 from cluster.http.request import Limits
+from swoosh.machine import Applied, Position
+from swoosh.wal import WalRecord
 from tests.http.conftest import Caller, Serve
 from tests.http.desk import Desk
 
@@ -112,3 +114,18 @@ async def test_a_reader_that_falls_behind_is_let_go(desk: Desk) -> None:
     draft = desk.draft("SETTING_SET", "s", by="admin", project="@cluster", inputs={"name": "max_skew_ms", "value": 9})
     answers = await desk.submit([desk.admission.proposal(desk.signed(draft))], 0.0)  # type: ignore[list-item]
     assert answers and watcher.over
+
+
+async def test_a_reader_that_does_not_read_is_given_up(serve: Serve) -> None:
+    desk = Desk(clock=ManualClock())
+    ask = await serve(desk)
+    async with watching(ask, "?project=*") as stream, asyncio.timeout(DEADLINE):
+        stream.response.connection.transport.pause_reading()  # type: ignore[union-attr]
+        big = Applied(Position(2, 1, 1), records=((RECORD, b"x" * (64 << 20)),))
+        for listener in desk.on_applied:
+            listener(big)
+        while "swoosh_http_watchers 0.0" not in (await ask.get("/metrics")).text:
+            desk.clock.advance(watch.WRITE_SECONDS)  # type: ignore[attr-defined]
+
+
+RECORD = WalRecord(2, 1, 1, "p", "meta", "a", "PROJECT_CREATED", "i", "s", "", "k", "h", "", (), (), 1, {}, "b", "")

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from functools import cache
 from random import Random
 
 import pytest
@@ -18,7 +17,7 @@ import pytest
 from chaos.solo import Solo, the_chart
 from chaos.steer import Move, await_window, next_move, step
 from swoosh import wal
-from swoosh.chart import Chart, Transition
+from swoosh.chart import Transition
 from swoosh.outcome import Accepted
 from tests.properties.walk import ENDS, At, random_move
 
@@ -32,14 +31,9 @@ MOVES_MAX = 150
 Edge = tuple[str, str]
 
 
-@cache
-def chart() -> Chart:
-    return the_chart()
-
-
 def taken(solo: Solo, move: Move) -> Edge | None:
     """The edge the move took, or None when it was refused."""
-    row = chart().project.resolve(move.transition)
+    row = the_chart().project.resolve(move.transition)
     assert row is not None
     for said in move.facts:
         solo.fact(*said)
@@ -52,7 +46,7 @@ def taken(solo: Solo, move: Move) -> Edge | None:
 def walk(at: At) -> Iterator[Edge]:
     """A walk of accepted moves, half of them sensible, half of them anybody's, the rarest attempts first."""
     attempts: Counter[Edge] = Counter()
-    rows = [row for row in chart().project.transitions.values() if row.name not in ENDS]
+    rows = [row for row in the_chart().project.transitions.values() if row.name not in ENDS]
     for _ in range(STEPS):
         if at.rng.random() < 0.5:
             move = next_move(at.solo, at.seats)
@@ -62,7 +56,7 @@ def walk(at: At) -> Iterator[Edge]:
             chosen = min(fitting, key=lambda edge: (attempts[edge], at.rng.random()))
             attempts[chosen] += 1
             move = random_move(at, edges[chosen])
-        row = chart().project.resolve(move.transition)
+        row = the_chart().project.resolve(move.transition)
         if row is not None and row.window and at.rng.random() < 0.9:
             await_window(at.solo, row.window)
         edge = taken(at.solo, move)
@@ -96,7 +90,7 @@ def ends(at: At) -> Iterator[Edge]:
     """The transitions that end a project, each tried on a fork of its own."""
     for name in ENDS:
         fork = at._replace(solo=at.solo.fork())
-        row = chart().project.transitions[name]
+        row = the_chart().project.transitions[name]
         if getattr(at.r, row.region).phase in row.sources:
             edge = taken(fork.solo, random_move(fork, row))
             if edge is not None:
@@ -105,7 +99,7 @@ def ends(at: At) -> Iterator[Edge]:
 
 def beginning(seed: int, seats: int, source: str) -> At:
     """A project nobody created yet, and the dice of one walk."""
-    solo = Solo(chart(), settings={} if source == "tidal" else {"window_source": source})
+    solo = Solo(the_chart(), settings={} if source == "tidal" else {"window_source": source})
     solo.project = "atlas"
     return At(solo, Random(f"{seed}/{seats}/{source}"), seats)
 
@@ -127,6 +121,6 @@ def test_nothing_in_the_chart_is_out_of_reach() -> None:
             seen.add(edge)
             if number % LOOK_EVERY == 0 or at.r.lifecycle.phase == "BOOT":
                 seen.update(ends(at))
-    listed = {(row.name, phase) for row in chart().project.transitions.values() for phase in row.sources}
+    listed = {(row.name, phase) for row in the_chart().project.transitions.values() for phase in row.sources}
     missed = sorted(listed - seen)
     assert not missed, f"the chart lists what cannot happen, or the walks are too tame: {missed}"

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from cluster.raft import journal
 from cluster.raft.driver import NoQuorum, NotLeader
 from tests.raft.cluster import Cluster, OurHost
 
@@ -188,6 +189,26 @@ def test_a_group_of_one_confirms_itself() -> None:
         assert alone.state() == [b"w"]
         assert group.wait(alone.raft.read_index(soon(alone))) == alone.raft.commit_index
         assert group.wait(alone.raft.caught_up(soon(alone))) == alone.raft.commit_index
+
+
+def test_a_confirmed_read_waits_until_the_leader_has_applied_its_index(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A commit may run ahead of what one tick applies (slices are bounded; here to two entries). A group of one
+    confirms its reads in that very tick, with most of what is committed not yet in its state."""
+    monkeypatch.setattr(journal, "SLICE_ENTRIES", 2)
+    with Cluster(13, nodes=1) as group:
+        alone = our_leader(group)
+        for number in range(8):
+            alone.propose(b"w%d" % number)
+        alone.run(alone.raft._tick)
+        assert alone.raft.commit_index < alone.raft.last_index, "appended, not committed"
+
+        async def read() -> tuple[int, int]:
+            index = await alone.raft.read_index(soon(alone))
+            return index, alone.machine.applied
+
+        index, applied = group.wait(read())
+        assert index == alone.raft.last_index
+        assert applied >= index
 
 
 def test_waiting_for_an_index_ends_at_the_deadline() -> None:

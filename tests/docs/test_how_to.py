@@ -1,0 +1,84 @@
+"""The how-to pages do what they say: their Python runs, in one piece per page, and the hash script finds the hash."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from chaos.solo import Solo, the_chart
+from chaos.steer import drive
+from swoosh import canonical, state
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = ROOT / "docs" / "how-to"
+WITH_CODE = ("a-reducer-in-ten-lines.md", "add-a-guard-and-its-provider.md", "add-a-compensation.md")
+SCRIPT = PAGES / "recompute_state_hash.py"
+
+
+@pytest.mark.parametrize("name", WITH_CODE)
+def test_the_code_of_a_page_runs(name: str) -> None:
+    code = "\n".join(re.findall(r"```python\n(.*?)```", (PAGES / name).read_text(encoding="utf-8"), re.DOTALL))
+    assert code
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def answer(solo: Solo, project: str) -> bytes:
+    """What `GET /state` serves of a project, whole."""
+    held = solo.machine.project(project)
+    assert held is not None
+    projection = state.document(held.regions)
+    if project != "@cluster":
+        projection["Control"] = state.control(state.as_project(held.regions))
+    served = {
+        "project": held.id,
+        "state_hash": held.state_hash,
+        "region_hashes": held.region_hashes,
+        "collections": state.collection_paths(held.regions),
+        "projection": projection,
+    }
+    return canonical.encode(served)
+
+
+def recomputed(served: bytes) -> str:
+    done = subprocess.run([sys.executable, str(SCRIPT)], input=served, capture_output=True, check=True)
+    return done.stdout.decode().strip()
+
+
+@pytest.fixture(scope="module")
+def solo() -> Solo:
+    """A project at work on more tasks than fit one leaf, with text that JSON has to escape."""
+    solo = Solo(the_chart(), settings={"window_source": "always_open"})
+    drive(solo, lambda r: r.execution.phase == "PLAN")
+    r = solo.regions()
+    tasks = {f"task-{number}": f'caf\u00e9 "{number}"\n\u2028\U0001f600\x7f\x01' for number in range(400)}
+    agreed = {
+        "content_hash": r.ingestion.content_hash,
+        "member_set_hash": r.council.member_set_hash,
+        "environment_hash": r.environment.environment_hash,
+    }
+    solo.propose("EXECUTION_PLAN_LOCKED", agreed | {"plan_hash": solo.named("plan"), "tasks": tasks})
+    assert len(solo.regions().execution.tasks) == 400
+    return solo
+
+
+@pytest.mark.parametrize("project", ["default", "@cluster"])
+def test_the_script_finds_the_hash_of_the_answer(solo: Solo, project: str) -> None:
+    assert recomputed(answer(solo, project)) == solo.head(project)
+
+
+def test_the_script_finds_another_hash_when_one_letter_is_another(solo: Solo) -> None:
+    served = json.loads(answer(solo, "default"))
+    served["projection"]["Execution"]["Tasks"]["task-7"]["Title"] += "!"
+    assert recomputed(json.dumps(served).encode()) != solo.head("default")
+
+
+def test_the_script_is_short_and_needs_nothing() -> None:
+    lines = [line for line in SCRIPT.read_text(encoding="utf-8").splitlines() if line.strip()]
+    assert len(lines) <= 26
+    assert {line for line in lines if line.startswith("import")} == {"import hashlib", "import json", "import sys"}
