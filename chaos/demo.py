@@ -242,7 +242,7 @@ async def review_and_deliver(stage: Stage) -> None:
 def main() -> int:
     """Run it in a directory that is gone afterwards; 0 when the cluster did what it should."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with tempfile.TemporaryDirectory(prefix="swoosh-demo-") as directory:
+    with tempfile.TemporaryDirectory(prefix="swoosh-demo-", ignore_cleanup_errors=True) as directory:
         cluster = LiveCluster.create(Path(directory) / "cluster", "--windows", f"tidal:{TIDE_SECONDS}")
         try:
             asyncio.run(play(cluster))

@@ -7,6 +7,7 @@ those are the very bytes a reader concatenates (see docs/how-to/recompute-a-stat
 
 from __future__ import annotations
 
+from functools import cache
 from hashlib import sha256
 from typing import Any
 
@@ -20,12 +21,17 @@ _HEX = frozenset("0123456789abcdef")
 
 def preimage(kind: str, body: bytes) -> bytes:
     """``swoosh/<kind>/v1\\n`` followed by the body."""
-    return b"swoosh/" + kind.encode() + b"/v1\n" + body
+    return _first_line(kind) + body
+
+
+@cache
+def _first_line(kind: str) -> bytes:
+    return b"swoosh/" + kind.encode() + b"/v1\n"
 
 
 def digest_hex(kind: str, body: bytes) -> str:
     """64 lower-case hex digits of the typed hash of ``body``."""
-    return sha256(preimage(kind, body)).hexdigest()
+    return sha256(_first_line(kind) + body).hexdigest()
 
 
 def digest(kind: str, value: Any) -> str:

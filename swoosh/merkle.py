@@ -59,7 +59,7 @@ class _Branch:
     @property
     def hash(self) -> str:
         if self._hash is None:
-            self._hash = digest_hex("branch", canonical.encode([child.hash for child in self.children]))
+            self._hash = digest_hex("branch", canonical.encode([child._hash or child.hash for child in self.children]))
         return self._hash
 
 
@@ -180,7 +180,8 @@ def _diff(older: _Node, newer: _Node) -> Iterator[tuple[str, Any]]:
         return
     if isinstance(older, _Branch) and isinstance(newer, _Branch):
         for before, after in zip(older.children, newer.children, strict=True):
-            yield from _diff(before, after)
+            if before is not after:
+                yield from _diff(before, after)
         return
     before_entries = {key: entry for leaf in _leaves(older) for key, entry in leaf.entries.items()}
     after_entries = {key: entry for leaf in _leaves(newer) for key, entry in leaf.entries.items()}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Callable, Awaitable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -76,7 +76,17 @@ def serve(path: Path) -> None:
         _log.warning("configuration", notice=notice)
     if genesis.insecure:
         _log.warning("INSECURE: this cluster accepts unsigned proposals; never for production")
-    asyncio.run(run(settings, genesis, chart, clock, SystemEntropy()))
+    with asyncio.Runner(loop_factory=_fastest_loop()) as runner:
+        runner.run(run(settings, genesis, chart, clock, SystemEntropy()))
+
+
+def _fastest_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop's where the extra ``fast`` is installed, else the standard library's."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
 
 
 async def run(settings: Config, genesis: Genesis, chart: Chart, clock: Clock, entropy: Entropy) -> None:

@@ -340,8 +340,11 @@ class Raft:
             self._core.append(payload, self._report_to(done))
 
     def _may_append(self) -> bool:
-        """Bounded in flight, on trusted time, and not on the way out."""
+        """Bounded in flight, on trusted time, and not on the way out. Not before something of this leader's own term is
+        applied either: until then its state may lack what its predecessor had committed, and acknowledged."""
         if self.role is not Role.LEADER or self._transfer is not None:
+            return False
+        if self._journal.term_at(self.applied_index) != self.term:
             return False
         if not self._skew.is_known() or self._skew.is_off():
             return False

@@ -37,6 +37,8 @@ SLICE_ENTRIES = 1024
 MEMORY_BYTES = 64 << 20
 MEMORY_ENTRIES = 1 << 14
 
+RUNBOOK = "docs/runbooks/node-will-not-start.md"
+
 _META_KEY = b"raft"
 _KEY = struct.Struct(">Q")
 _HEAD = struct.Struct(">QI")  # term, crc32 over index, term and command
@@ -314,7 +316,7 @@ class Journal(pysyncobj.journal.Journal):
 
 
 def _check_witness(mark: Mark | None, meta: Meta) -> None:
-    facts = {"store": meta.sequence, "witness": mark.sequence if mark else None, "next": "docs/runbooks/node-will-not-start.md"}
+    facts = {"store": meta.sequence, "witness": mark.sequence if mark else None, "next": RUNBOOK}
     if mark is None:
         faults.fatal(ExitCode.DAMAGED, "the witness beside the store is missing or unreadable", **facts)
     if mark.incarnation != meta.incarnation:
@@ -330,9 +332,9 @@ def _encode_meta(meta: Meta) -> bytes:
 
 def _decode_meta(raw: bytes | None) -> Meta:
     if raw is None:
-        faults.fatal(ExitCode.DAMAGED, "the store holds no term and vote", next="docs/runbooks/node-will-not-start.md")
+        faults.fatal(ExitCode.DAMAGED, "the store holds no term and vote", next=RUNBOOK)
     if zlib.crc32(raw[4:]).to_bytes(4) != raw[:4]:
-        faults.fatal(ExitCode.DAMAGED, "term and vote fail their checksum", next="docs/runbooks/node-will-not-start.md")
+        faults.fatal(ExitCode.DAMAGED, "term and vote fail their checksum", next=RUNBOOK)
     return msgspec.msgpack.decode(raw[4:], type=Meta)
 
 
@@ -345,5 +347,5 @@ def _decode_entry(key: bytes, value: bytes) -> Entry:
     term, crc = _HEAD.unpack_from(value)
     command = value[_HEAD.size :]
     if _checksum(index, term, command) != crc:
-        faults.fatal(ExitCode.DAMAGED, "a log entry fails its checksum", index=index, next="docs/runbooks/node-will-not-start.md")
+        faults.fatal(ExitCode.DAMAGED, "a log entry fails its checksum", index=index, next=RUNBOOK)
     return command, index, term

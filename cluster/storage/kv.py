@@ -150,7 +150,9 @@ class RocksKeyValue:
     def open(cls, path: Path) -> RocksKeyValue:
         """Open an existing store, recovering its write-ahead log. Raises StoreMissing."""
         if not (path / "CURRENT").exists():
-            raise StoreMissing(f"no store at {path}: `swoosh init` creates those of a new cluster; a lost one is not made anew")
+            raise StoreMissing(
+                f"no store at {path}: `swoosh init` creates one with a new cluster, nothing recreates it"
+            )
         return cls(path, create=False)
 
     def get(self, family: Family, key: bytes) -> bytes | None:

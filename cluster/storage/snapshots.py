@@ -40,6 +40,7 @@ from swoosh.snapshot import Manifest
 KEPT = 2
 EVERY_ENTRIES = 10_000
 MIN_INTERVAL_SECONDS = 60.0
+FIRST_AFTER_SECONDS = 15.0
 MANIFEST_NAME = "manifest.json"
 
 _log = structlog.get_logger(__name__)
@@ -118,7 +119,8 @@ class Snapshots:
         self._asked.set()
 
     async def run(self, machine: Machine) -> None:
-        """Take one at the start, then whenever one was asked for, until cancelled."""
+        """Take one soon after the start, then whenever one was asked for, until cancelled."""
+        await self._clock.sleep(FIRST_AFTER_SECONDS)  # a node that starts has callers waiting
         self.request()
         while True:
             await self._asked.wait()

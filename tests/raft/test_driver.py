@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from cluster.faults import ExitCode
 from cluster.raft import driver
-from cluster.raft.driver import Fate, PeerStatus, Role
+from cluster.raft.driver import Done, Fate, PeerStatus, Role
 from cluster.storage.kv import Batch, Family
 from tests.raft.cluster import APPLIED, IDENTITY, STAMP, Cluster, OurHost
 
@@ -26,6 +26,17 @@ def our_leader(group: Cluster) -> OurHost:
 
 def stamps_of(host: OurHost) -> list[int]:
     return [STAMP.unpack_from(payload)[0] for _, payload in host.store.iterate(Family.HEAD)]
+
+
+def note_positions(host: OurHost, positions: list[tuple[int, int | None]]) -> None:
+    """Note, whenever this node is asked for an entry: the term it leads in, and the term of the last one it applied."""
+    next_entry = host.machine.next_entry
+
+    def asked(term: int, stamp: int) -> tuple[bytes, Done] | None:
+        positions.append((term, host.journal.term_at(host.machine.applied)))
+        return next_entry(term, stamp)
+
+    host.machine.next_entry = asked  # type: ignore[method-assign]
 
 
 # --- fates ------------------------------------------------------------------------------------------------------------
@@ -45,6 +56,23 @@ def test_a_committed_proposal_is_on_a_majority_of_disks_when_it_is_acknowledged(
             group.elected()
             group.run(1.0)
             assert all(b"w" in host.state() for host in group.hosts.values())
+
+
+def test_a_new_leader_judges_nothing_before_it_has_applied_what_was_committed_before_it() -> None:
+    """It would judge on a state behind one that was acknowledged, and refuse on grounds that are gone."""
+    for seed in range(5):
+        with Cluster(seed, latency=QUICK) as group:
+            first = our_leader(group)
+            first.propose(b"w")
+            group.run_until(lambda: b"w" in group.acknowledged())
+            first.kill()
+            judged_on: list[tuple[int, int | None]] = []
+            for other in group.others(first):
+                note_positions(group.ours(other.name), judged_on)
+                other.propose(b"next")
+            group.run_until(lambda: b"next" in group.acknowledged())
+            assert judged_on
+            assert all(leads_in == applied for leads_in, applied in judged_on), judged_on
 
 
 def test_a_group_of_one_acknowledges_only_what_is_on_its_disk() -> None:

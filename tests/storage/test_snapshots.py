@@ -14,7 +14,16 @@ from cluster import faults
 from cluster.clock import ManualClock
 from cluster.faults import ExitCode
 from cluster.storage.kv import Family, KeyValue, MemoryKeyValue, RocksKeyValue
-from cluster.storage.snapshots import MANIFEST_NAME, Check, DirectoryShelf, MemoryShelf, Shelf, Snapshots, opened
+from cluster.storage.snapshots import (
+    FIRST_AFTER_SECONDS,
+    MANIFEST_NAME,
+    Check,
+    DirectoryShelf,
+    MemoryShelf,
+    Shelf,
+    Snapshots,
+    opened,
+)
 from cluster.storage.store import Store
 from swoosh import snapshot
 from swoosh.errors import Corrupt
@@ -57,6 +66,8 @@ class Node:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         task = asyncio.get_running_loop().create_task(self.snapshots.run(self.machine))
+        await asyncio.sleep(0)
+        self.clock.advance(FIRST_AFTER_SECONDS)
         try:
             yield
         finally:
@@ -142,7 +153,7 @@ async def test_two_are_kept_and_nothing_new_takes_none(node: Node) -> None:
     assert [key for key, _ in node.kv.iterate(Family.SNAPSHOT)] == [(30).to_bytes(8), (40).to_bytes(8)]
 
 
-async def test_one_is_taken_at_the_start_and_after_so_many_entries_but_not_too_soon(tmp_path: Path) -> None:
+async def test_one_is_taken_soon_after_the_start_and_after_so_many_entries_but_not_too_soon(tmp_path: Path) -> None:
     node = Node(MemoryKeyValue(), MemoryShelf(), every=10)
     node.apply(3)
     async with node.running():
