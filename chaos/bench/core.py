@@ -22,6 +22,7 @@ from chaos.solo import TERM, Solo, the_chart
 from chaos.steer import agreement, drive
 from swoosh import entry, proposal, state
 from swoosh.entry import ProposalItem
+from swoosh.hashing import digest
 from swoosh.outcome import Accepted, FactAccepted
 from swoosh.reducer import Place, Step, reduce
 
@@ -220,6 +221,8 @@ def main() -> None:
     cases = [claims(500), completions(10, 10), typical, beats(500), refusals(500), many_projects(1, 1)]
     cases += [many_projects(500, 1_000)]
     cases += [] if options.quick else [many_projects(500, 20_000)]
+    yardstick = timed(lambda: digest("region", {"phase": "READY"}))
+    print(f"yardstick, one typed hash of a small object: {yardstick:.2f} µs\n")
     print(f"{'µs per entry of one proposal':<44}{'apply':>8}{'cluster hash':>14}")
     for case in cases:
         apply_us, hash_us = whole(case)

@@ -59,13 +59,14 @@ def connected(command: Command) -> Command:
         envvar="SWOOSH_ENDPOINTS",
         default=(DEFAULT_ENDPOINT,),
         show_default=True,
-        help="Base URL of a node or load balancer; repeat it for several.",
+        help="Base URL of a node or load balancer; repeat it for several. SWOOSH_ENDPOINTS may list them too.",
     )
     @click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
     @click.option("--timeout", type=click.FloatRange(min=0.1), default=10.0, show_default=True, help="Seconds.")
     @functools.wraps(command)
     def wrapped(endpoints: tuple[str, ...], output: str, timeout: float, **arguments: Any) -> Any:
-        return command(Connection(endpoints, output, timeout), **arguments)
+        listed = tuple(part for text in endpoints for part in text.replace(",", " ").split())
+        return command(Connection(listed, output, timeout), **arguments)
 
     return wrapped
 

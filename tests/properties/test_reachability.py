@@ -14,10 +14,10 @@ from random import Random
 
 import pytest
 
-from chaos.solo import Solo, the_chart
+from chaos.solo import CHART, Solo, the_chart
 from chaos.steer import Move, await_window, next_move, step
 from swoosh import wal
-from swoosh.chart import Transition
+from swoosh.chart import Chart, Transition, load_chart
 from swoosh.outcome import Accepted
 from tests.properties.walk import ENDS, At, random_move
 
@@ -46,7 +46,7 @@ def taken(solo: Solo, move: Move) -> Edge | None:
 def walk(at: At) -> Iterator[Edge]:
     """A walk of accepted moves, half of them sensible, half of them anybody's, the rarest attempts first."""
     attempts: Counter[Edge] = Counter()
-    rows = [row for row in the_chart().project.transitions.values() if row.name not in ENDS]
+    rows = [row for row in at.solo.chart.project.transitions.values() if row.name not in ENDS]
     for _ in range(STEPS):
         if at.rng.random() < 0.5:
             move = next_move(at.solo, at.seats)
@@ -56,7 +56,7 @@ def walk(at: At) -> Iterator[Edge]:
             chosen = min(fitting, key=lambda edge: (attempts[edge], at.rng.random()))
             attempts[chosen] += 1
             move = random_move(at, edges[chosen])
-        row = the_chart().project.resolve(move.transition)
+        row = at.solo.chart.project.resolve(move.transition)
         if row is not None and row.window and at.rng.random() < 0.9:
             await_window(at.solo, row.window)
         edge = taken(at.solo, move)
@@ -97,9 +97,9 @@ def ends(at: At) -> Iterator[Edge]:
                 yield edge
 
 
-def beginning(seed: int, seats: int, source: str) -> At:
+def beginning(seed: int, seats: int, source: str, chart: Chart | None = None) -> At:
     """A project nobody created yet, and the dice of one walk."""
-    solo = Solo(the_chart(), settings={} if source == "tidal" else {"window_source": source})
+    solo = Solo(chart or the_chart(), settings={} if source == "tidal" else {"window_source": source})
     solo.project = "atlas"
     return At(solo, Random(f"{seed}/{seats}/{source}"), seats)
 
@@ -124,3 +124,30 @@ def test_nothing_in_the_chart_is_out_of_reach() -> None:
     listed = {(row.name, phase) for row in the_chart().project.transitions.values() for phase in row.sources}
     missed = sorted(listed - seen)
     assert not missed, f"the chart lists what cannot happen, or the walks are too tame: {missed}"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        ("blocks: [lifecycle, ingestion, council, environment, execution, license]", None),
+        ("from: [PROVISION]\n      to: ALLOCATE", "from: [PROVISION, DEGRADED]\n      to: ALLOCATE"),
+        ("from: [TOOLING_SYNC]\n      to: READY", "from: [TOOLING_SYNC, READY]\n      to: READY"),
+    ],
+    ids=[
+        "a hold that blocks what lifts it",
+        "a degraded environment cannot be given up",
+        "a council is ready once only",
+    ],
+)
+def test_a_chart_with_a_dead_end_is_found_out(wrong: str, right: str | None) -> None:
+    """The property can fail: charts that would strand a project, each by one small mistake."""
+    text = CHART.read_text(encoding="utf-8")
+    found = right or "blocks: [lifecycle, ingestion, council, environment, execution]"
+    assert found in text, "the chart is written otherwise now; mend this test"
+    broken = load_chart(text.replace(found, wrong))
+    with pytest.raises(AssertionError, match=r"blocked after|no next window"):
+        for seed, seats, source in WALKS:
+            at = beginning(seed, seats, source, broken)
+            for number, _ in enumerate(walk(at)):
+                if number % LOOK_EVERY == 0:
+                    leads_on(at)

@@ -26,6 +26,7 @@ SEED = int(os.environ.get("SEED", "") or random.SystemRandom().randrange(10**6))
 PROPOSALS = 10_000
 KILLS = 5
 OUTAGES = 4
+FREEZES = 3
 HASH_SEEDS = ("0", "1", "2", "1234567", "4294967295")
 DEADLINE = 120.0
 
@@ -70,6 +71,18 @@ async def kill_all_at_once(cluster: LiveCluster, workload: Workload, chance: ran
         cluster.kill(*cluster.running)
         cluster.start()
         await cluster.ready(DEADLINE)
+
+
+async def freeze_leaders(cluster: LiveCluster, workload: Workload, chance: random.Random) -> None:
+    """Each sleeps while the others elect another, and wakes up with its socket full, still believing."""
+    stretch = workload.proposals // (FREEZES + 1)
+    for number in range(1, FREEZES + 1):
+        await workload.reached(number * stretch)
+        leader = await cluster.ready(DEADLINE)
+        print(f"after {workload.sent}: SIGSTOP {leader}, the leader")
+        cluster.pause(leader)
+        await workload.reached(workload.sent + stretch // 4)
+        cluster.resume(leader)
 
 
 async def compare(cluster: LiveCluster, history: list[Event]) -> tuple[int, str, dict[str, bytes]]:
@@ -132,3 +145,12 @@ async def test_nothing_acknowledged_is_missing_after_all_were_killed_at_once(clu
     verdicts = counted(history)
     assert verdicts[Verdict.ACCEPTED] > PROPOSALS // 50, verdicts
     assert verdicts[Verdict.UNKNOWN] > 0, "nothing was in flight when all were killed"
+
+
+@pytest.mark.timeout(300)
+async def test_no_leader_that_was_frozen_answers_from_the_past(cluster: LiveCluster) -> None:
+    history = await run(cluster, PROPOSALS // 10, freeze_leaders)
+    await compare(cluster, history)
+    verdicts = counted(history)
+    assert verdicts[Verdict.ACCEPTED] > PROPOSALS // 100, verdicts
+    assert verdicts[Verdict.UNKNOWN] > 0, "nothing was asked of a frozen leader"
