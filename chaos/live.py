@@ -121,6 +121,19 @@ class LiveCluster:
         """How a node that was started ended by itself; None while it runs."""
         return self._running[node].poll()
 
+    async def ended(self, node: str, timeout: float = 60.0) -> int:
+        """Wait until a node that was started ends by itself; the exit code.
+
+        Raises:
+            Trouble: it did not in time.
+        """
+        try:
+            code = await asyncio.to_thread(self._running[node].wait, timeout)
+        except subprocess.TimeoutExpired:
+            raise Trouble(f"waited {timeout:g} s for {node} to end{self.logs()}") from None
+        del self._running[node]
+        return code
+
     def close(self) -> None:
         """End every process that still runs."""
         self.kill(*self.running)

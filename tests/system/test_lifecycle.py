@@ -166,11 +166,7 @@ async def test_a_node_without_its_store_stays_down(found: Found) -> None:
     made = found()
     shutil.rmtree(made.directory / "node-1" / "store")
     made.start("node-1")
-
-    async def ended() -> int | None:
-        return made.exit_code("node-1")
-
-    assert await made.wait_for("node-1 to end", ended) == ExitCode.DAMAGED
+    assert await made.ended("node-1") == ExitCode.DAMAGED
     assert "no store at" in made.logs()
     assert not (made.directory / "node-1" / "store").exists()
 

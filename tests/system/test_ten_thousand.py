@@ -85,6 +85,17 @@ async def freeze_leaders(cluster: LiveCluster, workload: Workload, chance: rando
         cluster.resume(leader)
 
 
+async def stop_in_turn(cluster: LiveCluster, workload: Workload, chance: random.Random) -> None:
+    """SIGTERM and start again, twice around, as an upgrade would; the leader of the moment is always among them."""
+    nodes = 2 * list(cluster.nodes)
+    for number, node in enumerate(nodes, start=1):
+        await workload.reached(number * workload.proposals // (len(nodes) + 1))
+        leader = await cluster.ready(DEADLINE)
+        print(f"after {workload.sent}: SIGTERM {node}, the leader is {leader}")
+        assert await asyncio.to_thread(cluster.stop, node) == 0
+        cluster.start(node)
+
+
 async def compare(cluster: LiveCluster, history: list[Event]) -> tuple[int, str, dict[str, bytes]]:
     """What all nodes hold, once they agree: index, cluster hash and records. They fit the history."""
     agreement = (await cluster.agreed(DEADLINE)).agreement()
@@ -154,3 +165,10 @@ async def test_no_leader_that_was_frozen_answers_from_the_past(cluster: LiveClus
     verdicts = counted(history)
     assert verdicts[Verdict.ACCEPTED] > PROPOSALS // 100, verdicts
     assert verdicts[Verdict.UNKNOWN] > 0, "nothing was asked of a frozen leader"
+
+
+@pytest.mark.timeout(300)
+async def test_nodes_that_are_told_to_stop_under_load_lose_nothing(cluster: LiveCluster) -> None:
+    history = await run(cluster, PROPOSALS // 5, stop_in_turn)
+    await compare(cluster, history)
+    assert counted(history)[Verdict.ACCEPTED] > PROPOSALS // 50
