@@ -51,7 +51,8 @@ class Registry(NamedTuple):
 class Context(NamedTuple):
     """Everything a guard or effect may look at.
 
-    ``inputs`` is the Struct the chart names for the transition, already converted. ``stamp_us`` is the leader stamp of
+    ``inputs`` is the Struct the chart names for the transition, already converted. ``index`` is where in the log it is
+    judged, ``stamp_us`` the leader stamp of
     the entry, the only time there is. ``voters`` are the principals whose vote signatures were verified before the
     log.
     """
@@ -67,6 +68,7 @@ class Context(NamedTuple):
     hlc: str
     window_id: str
     evidence: tuple[str, ...]
+    index: int
     stamp_us: int
     voters: tuple[str, ...]
     trusting: bool

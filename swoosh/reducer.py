@@ -78,7 +78,7 @@ def reduce(
 
     # 1. The same operation again: its recorded outcome. Another operation under a used key: refused.
     remembered = view.ledger(proposal.project, proposal.idem_key)
-    if remembered is not None and remembered.seq >= view.registry.cluster.ledgers.horizons.get(proposal.project, 0):
+    if remembered is not None and remembered.index >= view.registry.cluster.ledgers.horizons.get(proposal.project, 0):
         return _recall(remembered, proposal, transition, project, refuse)
 
     # 2. Names that mean nothing here, and inputs that are not of the transition's form.
@@ -126,6 +126,7 @@ def reduce(
         hlc=str(proposal.hlc),
         window_id=proposal.window_id,
         evidence=proposal.evidence,
+        index=place.index,
         stamp_us=place.stamp_us,
         voters=voters,
         trusting=trusting,

@@ -355,7 +355,7 @@ class ChartInForce(Region, frozen=True):
 
 
 class Ledgers(Region, frozen=True):
-    """Pruning horizons: keys of records below ``horizons[project]`` (a sequence number) are forgotten."""
+    """Pruning horizons: keys applied before the log index ``horizons[project]`` are forgotten."""
 
     phase: str = "OPEN"
     horizons: dict[str, int] = {}

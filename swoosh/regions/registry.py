@@ -210,10 +210,10 @@ class Activation(Inputs, frozen=True):
 
 @inputs
 class Horizon(Inputs, frozen=True):
-    """Keys of a project's records below ``seq`` are forgotten."""
+    """Keys a project applied before the log index ``before_index`` are forgotten."""
 
     project: str
-    seq: Count
+    before_index: Count
 
     def __post_init__(self) -> None:
         _check_project(self.project)
@@ -256,14 +256,16 @@ def chart_supported(c: Context) -> Verdict:
 
 @guard
 def horizon_sound(c: Context) -> Verdict:
-    """Reads the horizons; refuses one that does not move forward."""
+    """Reads the horizons and the end of the log; refuses one that does not move forward, or lies in the future."""
     horizons, project = _cluster(c).ledgers.horizons, c.inputs.project
     held = horizons.get(project, 0)
-    if c.inputs.seq <= held:
+    if c.inputs.before_index <= held:
         return refused(f"the horizon of {project} is at {held}; it only moves forward")
+    if c.inputs.before_index > c.index:
+        return refused(f"the log is at {c.index}; keys that are not used yet cannot be forgotten")
     if project not in horizons and len(horizons) >= limits.HORIZONS_MAX:
         return refused(f"{len(horizons)} projects have a horizon, the most there may be")
-    return passed(f"the horizon of {project} moves from {held} to {c.inputs.seq}")
+    return passed(f"the horizon of {project} moves from {held} to {c.inputs.before_index}")
 
 
 @effect
@@ -285,7 +287,7 @@ def activate_chart(c: Context) -> Mapping[str, Any]:
 def prune_ledger(c: Context) -> Mapping[str, Any]:
     """Below the horizon, exactly once is given up."""
     held = _cluster(c).ledgers
-    return {"ledgers": replace(held, horizons={**held.horizons, c.inputs.project: c.inputs.seq})}
+    return {"ledgers": replace(held, horizons={**held.horizons, c.inputs.project: c.inputs.before_index})}
 
 
 @effect

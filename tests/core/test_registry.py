@@ -175,19 +175,21 @@ def test_a_chart_is_activated_where_every_member_has_it(chart: str, nodes: list[
         assert applied(c).cluster.chart.chart_hash == h("next")
 
 
-@pytest.mark.parametrize(("seq", "sound"), [(11, True), (10, False), (9, False)])
-def test_a_horizon_only_moves_forward(seq: int, sound: bool) -> None:
+@pytest.mark.parametrize(
+    ("index", "sound"), [(11, True), (10, False), (9, False), (1_000, True), pytest.param(1_001, False, id="the future")]
+)
+def test_a_horizon_only_moves_forward_and_never_into_the_future(index: int, sound: bool) -> None:
     on = registry()
     on = on._replace(cluster=replace(on.cluster, ledgers=Ledgers(horizons={"beta": 10})))
-    c = command("LEDGER_PRUNED", {"project": "beta", "seq": seq}, on=on)
+    c = command("LEDGER_PRUNED", {"project": "beta", "before_index": index}, on=on)
     assert (first_refusal(c) is None) is sound
     if sound:
-        assert applied(c).cluster.ledgers.horizons == {"beta": seq}
+        assert applied(c).cluster.ledgers.horizons == {"beta": index}
 
 
 def test_a_horizon_is_of_a_project() -> None:
     with pytest.raises(msgspec.ValidationError, match="project"):
-        command("LEDGER_PRUNED", {"project": "No Such", "seq": 1})
+        command("LEDGER_PRUNED", {"project": "No Such", "before_index": 1})
 
 
 def test_the_last_stop_sign_is_on_record() -> None:

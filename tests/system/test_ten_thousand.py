@@ -10,6 +10,7 @@ import asyncio
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
@@ -27,6 +28,7 @@ PROPOSALS = 10_000
 KILLS = 5
 OUTAGES = 4
 FREEZES = 3
+PLACES = ("journal.barrier.before", "journal.barrier.after", "applied")
 HASH_SEEDS = ("0", "1", "2", "1234567", "4294967295")
 DEADLINE = 120.0
 
@@ -86,14 +88,28 @@ async def freeze_leaders(cluster: LiveCluster, workload: Workload, chance: rando
 
 
 async def stop_in_turn(cluster: LiveCluster, workload: Workload, chance: random.Random) -> None:
-    """SIGTERM and start again, twice around, as an upgrade would; the leader of the moment is always among them."""
-    nodes = 2 * list(cluster.nodes)
+    """SIGTERM and start again, as an upgrade would, beginning with the leader."""
+    leader = await cluster.ready(DEADLINE)
+    nodes = sorted(cluster.nodes, key=lambda node: node != leader)
     for number, node in enumerate(nodes, start=1):
         await workload.reached(number * workload.proposals // (len(nodes) + 1))
         leader = await cluster.ready(DEADLINE)
         print(f"after {workload.sent}: SIGTERM {node}, the leader is {leader}")
         assert await asyncio.to_thread(cluster.stop, node) == 0
         cluster.start(node)
+
+
+async def die_at_the_worst_places(cluster: LiveCluster, workload: Workload, chance: random.Random) -> None:
+    """Nodes that kill themselves around their syncs, and between applying an entry and telling anybody."""
+    for number, place in enumerate(PLACES, start=1):
+        await workload.reached(number * workload.proposals // (len(PLACES) + 1))
+        await cluster.ready(DEADLINE)
+        victim, visit = chance.choice(cluster.running), chance.randint(10, 40)
+        print(f"after {workload.sent}: {victim} will die at visit {visit} of {place}")
+        cluster.kill(victim)
+        cluster.start(victim, environment={"SWOOSH_FAILPOINT": f"{place}:{visit}"})
+        assert await cluster.ended(victim, DEADLINE) == -signal.SIGKILL
+        cluster.start(victim)
 
 
 async def compare(cluster: LiveCluster, history: list[Event]) -> tuple[int, str, dict[str, bytes]]:
@@ -170,5 +186,12 @@ async def test_no_leader_that_was_frozen_answers_from_the_past(cluster: LiveClus
 @pytest.mark.timeout(300)
 async def test_nodes_that_are_told_to_stop_under_load_lose_nothing(cluster: LiveCluster) -> None:
     history = await run(cluster, PROPOSALS // 5, stop_in_turn)
+    await compare(cluster, history)
+    assert counted(history)[Verdict.ACCEPTED] > PROPOSALS // 50
+
+
+@pytest.mark.timeout(300)
+async def test_nodes_that_die_at_the_worst_places_lose_nothing(cluster: LiveCluster) -> None:
+    history = await run(cluster, PROPOSALS // 5, die_at_the_worst_places)
     await compare(cluster, history)
     assert counted(history)[Verdict.ACCEPTED] > PROPOSALS // 50
