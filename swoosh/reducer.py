@@ -92,9 +92,8 @@ def reduce(
         return refuse(Code.INPUTS_INVALID, f"inputs of {transition.name}: {error}")
 
     # 3. Decided on a state that is not HEAD.
-    head = state.GENESIS_HASH if proposal.head == GENESIS else proposal.head
-    if head != project.state_hash:
-        return refuse(Code.STALE_STATE, f"decided on {head}, HEAD is {project.state_hash}")
+    if _decided_on(proposal) != project.state_hash:
+        return refuse(Code.STALE_STATE, f"decided on {_decided_on(proposal)}, HEAD is {project.state_hash}")
 
     # 4. Before, beside or too far ahead in time.
     late = _out_of_order(proposal, project, place, view.registry)
@@ -133,7 +132,7 @@ def reduce(
     )
     outcomes = tuple(judge(name, context) for name in transition.judged_by)
     failing = next((outcome for outcome in outcomes if not outcome.ok), None)
-    if failing is not None:
+    if failing:
         return refuse(Code.GUARD_REJECTED, *failing.reasons, failing=failing.name, outcomes=outcomes)
 
     # 8. What it changes, the laws, the hash, the records.
@@ -194,6 +193,10 @@ def _recall(
         quarantined=project.quarantined,
         duplicate=True,
     )
+
+
+def _decided_on(proposal: Normal) -> str:
+    return state.GENESIS_HASH if proposal.head == GENESIS else proposal.head
 
 
 def _out_of_order(proposal: Normal, project: Project, place: Place, registry: Registry) -> tuple[Code, str] | None:
