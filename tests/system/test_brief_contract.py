@@ -116,11 +116,11 @@ class Caller:
 
 
 @pytest.fixture
-async def caller(cluster: Running) -> AsyncIterator[Caller]:
+async def caller(shared: Running) -> AsyncIterator[Caller]:
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=DEADLINE)) as session:
-        async with session.get(cluster.endpoints[0] + "/health") as reply:
+        async with session.get(shared.endpoints[0] + "/health") as reply:
             cluster_id = (await reply.json())["cluster_id"]
-        yield Caller(session, cluster, cluster_id)
+        yield Caller(session, shared, cluster_id)
 
 
 @pytest.fixture
@@ -232,6 +232,7 @@ async def test_every_node_keeps_the_same_records(caller: Caller, project: str) -
 async def test_metrics_carry_the_brief_s_names(caller: Caller, project: str) -> None:
     await caller.post(0, "/transition", caller.creation(project))
     for node in range(3):
+        await caller.get(node, f"/state?project={project}")  # a linearizable read: this node has applied it by then
         _, text = await caller.get(node, "/metrics")
         names = {re.split(r"[{ ]", line)[0] for line in text.splitlines() if not line.startswith("#")}
         assert names >= BRIEF_METRICS
