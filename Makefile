@@ -65,8 +65,9 @@ bench: $(STAMP) ## Throughput and latency of three real nodes
 	@$(BIN)/python -m chaos.bench
 
 .PHONY: docs
-docs: $(STAMP) ## Write the generated pages anew (statechart, guards, facts, codes, settings, limits)
+docs: $(STAMP) ## Write the generated pages anew (statechart, guards, facts, codes, settings, limits, openapi.json)
 	@$(BIN)/python -m cluster.docs
+	@$(BIN)/python -m docs.openapi_json
 
 .PHONY: clean
 clean: ## Remove caches and what runs left behind; keeps .venv

@@ -78,7 +78,7 @@ class Picture:
 
 
 class Workload:
-    """``proposals`` in all, over ``projects`` projects, by ``callers`` at a time.
+    """``proposals`` in all, over ``projects`` projects, by ``callers`` at a time; more while ``goes_on`` is set.
 
     Args:
         nodes: base URL of every node that may be asked.
@@ -100,6 +100,7 @@ class Workload:
         self.cluster_id, self.nodes, self._keys, self._journal = cluster_id, nodes, keys, journal
         self.proposals, self.seed = proposals, seed
         self.sent = 0
+        self.goes_on = False
         self._callers = [random.Random(f"{seed}/{number}") for number in range(callers)]
         self._pictures = {f"p-{number:02}": Picture() for number in range(projects)}
         self._names = {key.principal: name for name, key in keys.items()}
@@ -133,7 +134,7 @@ class Workload:
                 milestone.set_result(None)
 
     async def _caller(self, name: str, chance: random.Random) -> None:
-        while self.sent < self.proposals:
+        while self.goes_on or self.sent < self.proposals:
             project = self._pick(chance)
             picture = self._pictures[project]
             picture.callers += 1

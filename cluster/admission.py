@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from swoosh import addresses, canonical, facts, limits, principal, signing
+from swoosh import addresses, canonical, entry, facts, limits, principal, signing
 from swoosh.catalog import Registry
 from swoosh.chart import Chart, Transition
 from swoosh.entry import BatchItem, FactItem, ProposalItem
@@ -70,13 +70,16 @@ class Admission:
         if not _verified(name, signing.batch_preimage(proposals, self._cluster_id), signature):
             return _refuse(Code.BAD_SIGNATURE, f"the signature is not {name[:120]}'s over these proposals")
         items: list[ProposalItem] = []
+        too_large = _refuse(Code.TOO_LARGE, f"a batch under one signature holds at most {limits.ENTRY_BYTES_MAX} bytes")
+        weight = 0
         for position, member in enumerate(proposals):
             item = self._member(member, name)
             if isinstance(item, Refused):
                 return msgspec.structs.replace(item, reasons=tuple(f"proposals[{position}]: {r}" for r in item.reasons))
             items.append(item)
-        if sum(len(item.sent) for item in items) > limits.ENTRY_BYTES_MAX:
-            return _refuse(Code.TOO_LARGE, f"a batch under one signature holds at most {limits.ENTRY_BYTES_MAX} bytes")
+            weight += entry.weight(item)
+            if weight > limits.ENTRY_BYTES_MAX:  # before more votes are verified for nothing
+                return too_large
         return BatchItem(name, signature, tuple(items))
 
     def fact(self, document: Any) -> FactItem | Refused:
@@ -128,14 +131,13 @@ class Admission:
         return self._entitled(form, False) or self._item(sent, form, False)
 
     def _unsigned(self, proposal: Proposal, form: Normal) -> Refused | None:
-        """Who must be registered and sign: everyone, but in an insecure cluster those nobody registered."""
-        registered = self._registry().identity(form.signer) is not None
-        if registered:
-            missing = "every proposal is signed with Ed25519"
-            return _refuse(Code.UNSIGNED, missing, form) if proposal.signature is None else None
-        if self._insecure and proposal.signature is None:
+        """Who must be registered and sign: everyone, but in an insecure cluster those nobody ever registered."""
+        registry = self._registry()
+        if proposal.signature is not None:
+            return _unknown(form) if registry.identity(form.signer) is None else None
+        if self._insecure and form.signer not in registry.cluster.identities.entries:
             return None
-        return _refuse(Code.UNSIGNED, "no signature", form) if proposal.signature is None else _unknown(form)
+        return _refuse(Code.UNSIGNED, "every proposal is signed with Ed25519", form)
 
     def _entitled(self, form: Normal, trusted: bool) -> Refused | None:
         transition = self._chart.of(form.project).resolve(form.transition)

@@ -50,6 +50,8 @@ class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class _Http(_Section, frozen=True):
     listen: str
     forward_wait_ms: int = 2_000
+    rate_per_signer: int = 5_000
+    rate_per_ip: int = 10_000
     read_tokens: str = ""
 
 
@@ -94,6 +96,8 @@ class Config:
         key_path: the node's Ed25519 key (PKCS #8 PEM).
         data_dir: holds the store, its witness and, unless said otherwise, the snapshots.
         forward_wait: how long a request is held while no leader is known.
+        rate_per_signer: proposals a second that one signer may send to this node, as many at once; 0 is any number.
+        rate_per_ip: the same for one address. Callers behind one proxy share its address.
         read_tokens: bearer tokens, one of which reads need; empty means that reads are open.
         notices: what the operator should hear at the start.
     """
@@ -111,6 +115,8 @@ class Config:
     credentials: Credentials
     timing: Timing
     forward_wait: float = 2.0
+    rate_per_signer: int = 5_000
+    rate_per_ip: int = 10_000
     read_tokens: tuple[str, ...] = ()
     notices: tuple[str, ...] = ()
 
@@ -236,26 +242,27 @@ def _variables(environment: Mapping[str, str] | None) -> Mapping[str, str]:
 
 def _override(document: dict[str, Any], variables: Mapping[str, str]) -> Iterator[str]:
     """Put variables in their place; what is left over is worth a notice, not a refusal: orchestrators add their own."""
-    places = {PREFIX + key.replace(".", "_").upper(): key for key in _leaves(_File)} | _ALIASES
+    kinds = dict(_leaves(_File))
+    places = {PREFIX + key.replace(".", "_").upper(): key for key in kinds} | _ALIASES
     for name, text in sorted(variables.items()):
         if name in places:
             *sections, leaf = places[name].split(".")
             table = document
             for section in sections:
                 table = table.setdefault(section, {})
-            table[leaf] = int(text) if leaf.endswith("_ms") and text.isdecimal() else text
+            table[leaf] = int(text) if kinds[places[name]] is int and text.isdecimal() else text
         elif name.startswith(_IGNORED_PREFIX):
             yield f"{name} is accepted and ignored: the store is the node's own"
         elif name not in _NOT_OURS:
             yield f"{name} is not a setting of SWOOSH and is ignored"
 
 
-def _leaves(shape: type[msgspec.Struct], path: str = "") -> Iterator[str]:
+def _leaves(shape: type[msgspec.Struct], path: str = "") -> Iterator[tuple[str, type]]:
     for field in msgspec.structs.fields(shape):
         if _is_section(field.type):
             yield from _leaves(field.type, f"{path}{field.name}.")
         elif field.type in (str, int):
-            yield path + field.name
+            yield path + field.name, field.type
 
 
 def _is_section(kind: Any) -> bool:
@@ -290,6 +297,8 @@ def _resolve(file: _File, folder: Path, notices: tuple[str, ...]) -> Config:
             ahead_max_us=file.raft.ahead_max_ms * 1000,
         ),
         forward_wait=file.http.forward_wait_ms / 1000,
+        rate_per_signer=file.http.rate_per_signer,
+        rate_per_ip=file.http.rate_per_ip,
         read_tokens=_tokens(folder, file.http.read_tokens),
         notices=notices,
     )
@@ -306,6 +315,8 @@ def _contradictions(file: _File) -> Iterator[str]:
         yield "raft: needs 0 < 2 x heartbeat_ms <= election_min_ms < election_max_ms"
     if min(times.skew_max_ms, times.ahead_max_ms, file.http.forward_wait_ms) < 0:
         yield "raft, http: times are not negative"
+    if min(file.http.rate_per_signer, file.http.rate_per_ip) < 0:
+        yield "http: rates are not negative; 0 refuses nobody"
 
 
 def _tokens(folder: Path, name: str) -> tuple[str, ...]:

@@ -136,6 +136,8 @@ class Node:
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
+            if isinstance(error, Corrupt):
+                faults.fatal(ExitCode.DAMAGED, str(error))
             trace = "".join(traceback.format_exception(error))
             faults.fatal(ExitCode.BUG, "a background task of the node raised", error=repr(error), trace=trace)
 
@@ -158,7 +160,10 @@ class Node:
 
     def next_entry(self, term: int, stamp: int) -> tuple[bytes, Callable[[Fate, object], None]] | None:
         """The next entry to append, stamped with ``stamp`` (microseconds); None when nothing waits."""
-        return self._proposals.next_entry(term, stamp)
+        try:
+            return self._proposals.next_entry(term, stamp)
+        except Corrupt as error:
+            faults.fatal(ExitCode.DAMAGED, str(error))
 
     def apply(self, index: int, term: int, payload: bytes | None) -> Applied:
         """Apply one committed entry: machine, store, listeners. What it raises ends the process."""

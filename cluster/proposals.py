@@ -10,7 +10,9 @@ on pending state *before* it is appended:
 * broken (a bug, an invariant): answered INTERNAL, and never enters the log, where it would meet every node.
 
 A request whose deadline passes here is taken out before it is answered, so that "not admitted" is certain; one whose
-entry is on its way is answered as unknown.
+entry is on its way is answered as unknown, and so is one that repeats what an entry on its way would apply.
+
+One tick judges a bounded number, refused ones included: no flood of requests keeps a leader from its heartbeats.
 """
 
 from __future__ import annotations
@@ -26,19 +28,26 @@ from cluster.clock import Clock, done_by
 from cluster.raft.driver import Fate, NoQuorum, NotLeader, Raft
 from swoosh import entry as log_entry
 from swoosh import limits
-from swoosh.entry import BatchItem, FactItem, Item, LogEntry, ProposalItem
+from swoosh.entry import Item, LogEntry, owed
 from swoosh.machine import Applied, Layer, Machine
 from swoosh.outcome import Accepted, Code, FactAccepted, ItemOutcome
 from swoosh.reducer import Place
 
 QUEUE_ITEMS_MAX = 8_192
+QUEUE_BYTES_MAX = 64 << 20
+JUDGED_MAX = 128
+"""Proposals and facts judged in one tick, about 30 ms; a batch is one item and judged whole."""
 
 
 @dataclass(slots=True, eq=False)
 class Ticket:
-    """One item and whoever waits for its answers (one per proposal or fact in it)."""
+    """One item and whoever waits for its answers (one per proposal or fact in it).
+
+    ``in_flight``: it may yet be applied, by its own entry or by that of an earlier proposal with its key.
+    """
 
     item: Item
+    weight: int
     deadline: float
     dry_run: bool
     answers: asyncio.Future[tuple[Answer, ...]]
@@ -47,16 +56,7 @@ class Ticket:
     @property
     def size(self) -> int:
         """How many answers it is owed."""
-        return len(self.item.proposals) if isinstance(self.item, BatchItem) else 1
-
-    @property
-    def weight(self) -> int:
-        """Bytes it adds to an entry."""
-        match self.item:
-            case BatchItem(proposals=proposals):
-                return sum(len(proposal.sent) for proposal in proposals)
-            case ProposalItem(sent=sent) | FactItem(sent=sent):
-                return len(sent)
+        return owed(self.item)
 
     def settle(self, answers: Sequence[Answer]) -> None:
         """Answer it, unless it was answered before."""
@@ -86,25 +86,31 @@ class Proposals:
         self._clock = clock
         self._spawn = spawn
         self._queue: deque[Ticket] = deque()
+        self._queued_bytes = 0
         self.raft: Raft
 
     async def submit(self, items: Sequence[Item], deadline: float, *, dry_run: bool) -> list[Answer]:
         """Queue items, wait for their answers until ``deadline`` (monotonic seconds), one per proposal or fact."""
         if not self.raft.clock_ok:
             reason = "time stands still: this leader's clock is off, or behind the newest stamp"
-            return [not_admitted(Code.CLOCK, reason)] * _count(items)
-        if len(self._queue) + len(items) > QUEUE_ITEMS_MAX:
-            return [not_admitted(Code.OVERLOADED, f"{len(self._queue)} items wait already")] * _count(items)
+            return [not_admitted(Code.CLOCK, reason)] * sum(map(owed, items))
         loop = asyncio.get_running_loop()
-        tickets = [Ticket(item, deadline, dry_run, loop.create_future()) for item in items]
+        tickets = [Ticket(item, log_entry.weight(item), deadline, dry_run, loop.create_future()) for item in items]
+        weight = sum(ticket.weight for ticket in tickets)
+        while self._queue and self._queue[0].answers.done():
+            self._take()
+        if len(self._queue) + len(items) > QUEUE_ITEMS_MAX or self._queued_bytes + weight > QUEUE_BYTES_MAX:
+            waiting = f"{len(self._queue)} items of {self._queued_bytes} bytes wait already"
+            return [not_admitted(Code.OVERLOADED, waiting)] * sum(map(owed, items))
         self._queue.extend(tickets)
+        self._queued_bytes += weight
         self.raft.kick()
         return [answer for ticket in tickets for answer in await self._answers(ticket)]
 
     async def _answers(self, ticket: Ticket) -> tuple[Answer, ...]:
         if not await done_by(self._clock, ticket.deadline, ticket.answers):
             if ticket.in_flight:
-                ticket.settle_all(unknown("the deadline passed while the entry was on its way to a majority"))
+                ticket.settle_all(unknown("the deadline passed while an entry with this key was on its way"))
             else:
                 ticket.settle_all(
                     not_admitted(Code.OVERLOADED, "the deadline passed before the item could be appended")
@@ -113,7 +119,7 @@ class Proposals:
 
     def refuse_queued(self, reason: str) -> None:
         """This node does not lead: nothing that waits was appended."""
-        queued, self._queue = self._queue, deque()
+        queued, self._queue, self._queued_bytes = self._queue, deque(), 0
         for ticket in queued:
             ticket.settle_all(not_admitted(Code.NO_LEADER, reason))
 
@@ -125,27 +131,29 @@ class Proposals:
         if not included:
             if verdicts:
                 self._spawn(self._confirm(verdicts, place))
+            if self._queue:
+                self.raft.kick()
             return None
         items = tuple(ticket.item for ticket in included)
-        chart_hash = self._machine.registry.cluster.chart.chart_hash
-        data = log_entry.encode(LogEntry(chart_hash, self._node_id, term, stamp_us, items))
+        data = log_entry.encode(LogEntry(layer.chart_hash, self._node_id, term, stamp_us, items))
         self._machine.pending.push(place, data, layer, outcomes)
         return data, lambda fate, applied: _settle(included, verdicts, fate, applied)
 
     def _gather(self, layer: Layer, place: Place) -> tuple[list[Ticket], list[ItemOutcome], list[Verdict]]:
-        """Judge what waits, oldest first, until the entry is full."""
+        """Judge what waits, oldest first, until the entry is full or enough was judged for one tick."""
         included: list[Ticket] = []
         outcomes: list[ItemOutcome] = []
         verdicts: list[Verdict] = []
         count = weight = 0
         while self._queue:
             ticket = self._queue[0]
-            full = count + ticket.size > limits.ENTRY_PROPOSALS_MAX or weight + ticket.weight > limits.ENTRY_BYTES_MAX
+            full = count + ticket.size > JUDGED_MAX or weight + ticket.weight > limits.ENTRY_BYTES_MAX
             if count and full:
                 break
-            self._queue.popleft()
+            self._take()
             if ticket.answers.done():
                 continue
+            count, weight = count + ticket.size, weight + ticket.weight
             if ticket.dry_run:
                 verdicts.append((ticket, Layer(layer, self._machine.chart).judge(place, ticket.item)))
                 continue
@@ -154,29 +162,37 @@ class Proposals:
                 ticket.in_flight = True
                 included.append(ticket)
                 outcomes.extend(judged)
-                count, weight = count + ticket.size, weight + ticket.weight
             elif all(self._is_final(outcome) for outcome in judged):
                 ticket.settle(judged)
             else:
+                ticket.in_flight = any(isinstance(outcome, Accepted) for outcome in judged)
                 verdicts.append((ticket, judged))
         return included, outcomes, verdicts
 
     def _is_final(self, outcome: ItemOutcome) -> bool:
-        """A record that is committed stays true whoever leads."""
+        """A record that is committed stays true whoever leads. One in flight does not, nor one of this very entry."""
         if not isinstance(outcome, Accepted) or not outcome.duplicate:
             return False
-        return not self._machine.pending.holds(outcome.project, outcome.idem_key)
+        held = self._machine.ledger(outcome.project, outcome.idem_key)
+        return held is not None and held.record_hash == outcome.record_hash
+
+    def _take(self) -> Ticket:
+        ticket = self._queue.popleft()
+        self._queued_bytes -= ticket.weight
+        return ticket
 
     async def _confirm(self, verdicts: list[Verdict], place: Place) -> None:
         """Nothing was appended along with these: confirm the state they were judged on by a read round."""
         deadline = max(ticket.deadline for ticket, _ in verdicts)
+        confirmed = False
         try:
             await self.raft.read_index(deadline)
             await self.raft.wait_applied(place.index - 1, deadline)
             confirmed = self.raft.term == place.term
         except (NotLeader, NoQuorum):
-            confirmed = False
-        _release(verdicts, confirmed)
+            pass
+        finally:  # also where the node stops meanwhile: nobody is left waiting
+            _release(verdicts, confirmed)
 
 
 def _settle(included: list[Ticket], verdicts: list[Verdict], fate: Fate, applied: object) -> None:
@@ -196,7 +212,7 @@ def _release(verdicts: list[Verdict], confirmed: bool) -> None:
     for ticket, judged in verdicts:
         if confirmed:
             ticket.settle(judged)
-        elif any(isinstance(outcome, Accepted) and outcome.duplicate for outcome in judged):
+        elif ticket.in_flight:
             ticket.settle_all(unknown("an earlier proposal with this key was on its way when leadership was lost"))
         else:
             ticket.settle_all(not_admitted(Code.NO_LEADER, "leadership could not be confirmed for this verdict"))
@@ -204,7 +220,3 @@ def _release(verdicts: list[Verdict], confirmed: bool) -> None:
 
 def _changes_state(outcome: ItemOutcome) -> bool:
     return isinstance(outcome, FactAccepted) or (isinstance(outcome, Accepted) and not outcome.duplicate)
-
-
-def _count(items: Sequence[Item]) -> int:
-    return sum(len(item.proposals) if isinstance(item, BatchItem) else 1 for item in items)

@@ -51,10 +51,9 @@ class Registry(NamedTuple):
 class Context(NamedTuple):
     """Everything a guard or effect may look at.
 
-    ``inputs`` is the Struct the chart names for the transition, already converted. ``index`` is where in the log it is
-    judged, ``stamp_us`` the leader stamp of
-    the entry, the only time there is. ``voters`` are the principals whose vote signatures were verified before the
-    log.
+    ``inputs`` is the Struct the chart names for the transition, already converted. ``log_index`` is where in the log
+    it is judged, ``stamp_us`` the leader stamp of the entry, the only time there is. ``voters`` are the principals
+    whose vote signatures were verified before the log.
     """
 
     project: str
@@ -68,7 +67,7 @@ class Context(NamedTuple):
     hlc: str
     window_id: str
     evidence: tuple[str, ...]
-    index: int
+    log_index: int
     stamp_us: int
     voters: tuple[str, ...]
     trusting: bool
@@ -80,10 +79,13 @@ class Context(NamedTuple):
 
     @property
     def roles(self) -> tuple[str, ...]:
-        """The signer's roles in this project: none for an unknown or revoked identity."""
+        """The signer's roles in this project: none for an unknown or revoked identity. An unsigned proposal has those
+        of a stranger, and none where its signer is registered: nobody proved to be that one."""
+        if self.trusting:
+            return () if self.signer in self.registry.cluster.identities.entries else ("proposer:*",)
         identity = self.registry.identity(self.signer)
         if identity is None:
-            return ("proposer:*",) if self.trusting else ()
+            return ()
         return identity.roles if not identity.projects or self.project in identity.projects else ()
 
     def fresh(self, kind: str, subject: str) -> Known | None:

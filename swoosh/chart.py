@@ -155,8 +155,8 @@ def load_chart(text: str) -> Chart:
     return chart
 
 
-class _StrictLoader(yaml.SafeLoader):
-    """Refuses a mapping that says one key twice."""
+class _StrictLoader(yaml.CSafeLoader):
+    """Refuses a mapping that says one key twice. libyaml's parser: ten times as fast, and every start waits for it."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=deep) for key, _ in node.value]

@@ -16,6 +16,8 @@ from swoosh.errors import Corrupt
 from swoosh.principal import normalise
 
 FORMAT = 1
+_HEAD_BYTES = 1_024
+"""More than everything before the items takes."""
 
 
 class ProposalItem(NamedTuple):
@@ -88,8 +90,8 @@ def stamp_of(data: bytes) -> int:
     Raises:
         Corrupt: bytes that are not an entry of this format.
     """
-    unpacker = msgpack.Unpacker(max_buffer_size=len(data))
-    unpacker.feed(data)
+    unpacker = msgpack.Unpacker()
+    unpacker.feed(data[:_HEAD_BYTES])
     try:
         if unpacker.read_array_header() != 6 or unpacker.unpack() != FORMAT:
             raise Corrupt("not a log entry of this format")
@@ -99,6 +101,11 @@ def stamp_of(data: bytes) -> int:
     except (ValueError, msgpack.UnpackException) as error:
         raise Corrupt(f"log entry does not decode: {error}") from None
     return stamp
+
+
+def weight(item: Item) -> int:
+    """The bytes an item takes in an entry, the verdicts that travel with it included."""
+    return len(msgpack.packb(_pack(item), use_bin_type=True))
 
 
 def pack_items(items: list[Item]) -> bytes:

@@ -12,6 +12,7 @@ import msgspec
 
 from swoosh import canonical
 from swoosh.hashing import digest
+from swoosh.outcome import Accepted, GuardOutcome
 
 
 class LedgerEntry(msgspec.Struct, frozen=True):
@@ -36,6 +37,27 @@ def intent(project: str, transition: str, inputs_hash: str, principal: str) -> s
 def digest_after(ledger_digest: str, idem_key: str, entry: LedgerEntry) -> str:
     """The ledger's rolling digest once ``entry`` is remembered."""
     return digest("ledger", [ledger_digest, idem_key, entry.intent, entry.record_hash])
+
+
+def recorded(
+    entry: LedgerEntry, project: str, idem_key: str, *, quarantined: bool, guard_outcomes: tuple[GuardOutcome, ...] = ()
+) -> Accepted:
+    """The answer to a key that was applied before: the original record's hashes, not HEAD's."""
+    return Accepted(
+        project=project,
+        transition=entry.transition,
+        idem_key=idem_key,
+        hlc=entry.hlc,
+        index=entry.index,
+        seq=entry.seq,
+        state_pre_hash=entry.state_pre_hash,
+        state_post_hash=entry.state_post_hash,
+        record_hash=entry.record_hash,
+        decision=entry.decision,
+        guard_outcomes=guard_outcomes,
+        quarantined=quarantined,
+        duplicate=True,
+    )
 
 
 def encode(entry: LedgerEntry) -> bytes:

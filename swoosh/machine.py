@@ -93,6 +93,8 @@ class Layer:
         self._below = below
         self._chart = chart
         self._registry = below.registry
+        self.chart_hash = below.registry.cluster.chart.chart_hash
+        """The chart in force below, which an entry of this layer must name."""
         self.projects: dict[str, Project] = {}
         self.entries: dict[tuple[str, str], LedgerEntry] = {}
         self.steps: list[Step] = []
@@ -242,10 +244,6 @@ class Pending:
         """Remember the judgement of an entry that is now on its way into the log."""
         applied = layer.applied(Position(place.index, place.term, place.stamp_us), outcomes)
         self._speculations.append(Speculation(place.index, place.term, digest_bytes(data), layer, applied))
-
-    def holds(self, project_id: str, idem_key: str) -> bool:
-        """Whether an entry in flight would apply this key."""
-        return any((project_id, idem_key) in s.layer.entries for s in self._speculations)
 
     def take(self, index: int, term: int, data: bytes) -> Speculation | None:
         """The judgement of exactly this entry on exactly this state, or None; then nothing pending can be right."""

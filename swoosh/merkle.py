@@ -108,6 +108,11 @@ class MerkleMap(Mapping[str, V], Generic[V]):
         """(key, value) of what differs from ``older``, None for a key that is gone; cost follows the difference."""
         yield from _diff(older._node, self._node)
 
+    def entries(self) -> Iterator[tuple[str, V]]:
+        """Every key and value in the order of the tree: neither sorted nor looked up, for whoever reads all of many."""
+        for leaf in _leaves(self._node):
+            yield from ((key, leaf.entries[key].value) for key in sorted(leaf.entries))
+
     def __getitem__(self, key: str) -> V:
         node = self._node
         if isinstance(node, _Branch):

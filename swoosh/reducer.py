@@ -125,7 +125,7 @@ def reduce(
         hlc=str(proposal.hlc),
         window_id=proposal.window_id,
         evidence=proposal.evidence,
-        index=place.index,
+        log_index=place.index,
         stamp_us=place.stamp_us,
         voters=voters,
         trusting=trusting,
@@ -179,20 +179,7 @@ def _recall(
             f"key {proposal.idem_key!r} was used by {entry.transition} at index {entry.index}",
             record=msgspec.to_builtins(entry),
         )
-    return Accepted(
-        project=proposal.project,
-        transition=entry.transition,
-        idem_key=proposal.idem_key,
-        hlc=entry.hlc,
-        index=entry.index,
-        seq=entry.seq,
-        state_pre_hash=entry.state_pre_hash,
-        state_post_hash=entry.state_post_hash,
-        record_hash=entry.record_hash,
-        decision=entry.decision,
-        quarantined=project.quarantined,
-        duplicate=True,
-    )
+    return idempotency.recorded(entry, proposal.project, proposal.idem_key, quarantined=project.quarantined)
 
 
 def _decided_on(proposal: Normal) -> str:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Any, cast
 
 import msgspec
@@ -24,6 +25,8 @@ from swoosh.hashing import PREFIX, digest_hex
 from swoosh.hlc import ZERO
 from swoosh.merkle import MerkleMap
 from swoosh.proposal import CLUSTER
+
+PIECE_ENTRIES = 64
 
 
 class Region(msgspec.Struct, frozen=True, rename="pascal"):
@@ -436,12 +439,6 @@ def _by_root(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} has no place in a hashed document")
 
 
-def _by_value(value: Any) -> Any:
-    if isinstance(value, MerkleMap):
-        return dict(value.items())
-    raise TypeError(f"{type(value).__name__} has no place in a document")
-
-
 _encode_by_root = canonical.encoder(_by_root)
 
 
@@ -481,15 +478,32 @@ def rehash(project: Project, changed: Mapping[str, Any]) -> tuple[Regions, dict[
     return msgspec.structs.replace(project.regions, **changed), hashes, root_hash(hashes)
 
 
-def document(regions: Regions, only: Iterable[str] | None = None) -> dict[str, Any]:
-    """The served form: {PascalCase region: builtins}; ``only`` lists the served names wanted, default all."""
-    names = SERVED[type(regions)]
-    wanted = set(names.values()) if only is None else set(only)
-    return {
-        served: msgspec.to_builtins(getattr(regions, name), enc_hook=_by_value)
-        for name, served in names.items()
-        if served in wanted
-    }
+def served(regions: Regions, name: str) -> Iterator[bytes]:
+    """The JSON of the region served as ``name``, in pieces of at most ``PIECE_ENTRIES`` entries of a collection.
+
+    Pieces, because ten thousand tasks take tens of milliseconds to write, and whoever serves them has others waiting.
+    """
+    kind = type(regions)
+    attribute = next(attribute for attribute, known in SERVED[kind].items() if known == name)
+    region, collections = getattr(regions, attribute), COLLECTIONS[kind].get(attribute, {})
+    if not collections:
+        yield canonical.encode(region)
+        return
+    opening = b"{"
+    for info in msgspec.structs.fields(region):
+        yield opening + canonical.encode(info.encode_name) + b":"
+        value = getattr(region, info.name)
+        yield from _entries(value) if info.name in collections else (canonical.encode(value),)
+        opening = b","
+    yield b"}"
+
+
+def _entries(collection: MerkleMap[Any]) -> Iterator[bytes]:
+    opening, entries = b"{", collection.entries()
+    while piece := dict(islice(entries, PIECE_ENTRIES)):
+        yield opening + canonical.encode(piece)[1:-1]
+        opening = b","
+    yield b"}" if len(collection) else b"{}"
 
 
 def collection_paths(regions: Regions) -> list[str]:

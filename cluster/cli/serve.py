@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -118,10 +118,11 @@ async def run(settings: Config, genesis: Genesis, chart: Chart, clock: Clock, en
             clock=clock,
             entropy=entropy,
         )
-        await stack.enter_async_context(_public_port(settings, node, clock))
+        listener = await stack.enter_async_context(_public_port(settings, node, clock))
         await node.start()
         stack.push_async_callback(node.stop)
         await stack.enter_async_context(_peer_port(settings, genesis, node, transport))
+        stack.push_async_callback(listener.end_streams)
         _log.info("serving", http=config.spell(settings.http), peer=config.spell(settings.peer))
         await _told_to_stop()
         _log.info("stopping")
@@ -181,13 +182,13 @@ def _node_key(settings: Config) -> NodeKey:
 
 
 @asynccontextmanager
-async def _public_port(settings: Config, node: Node, clock: Clock) -> AsyncIterator[None]:
+async def _public_port(settings: Config, node: Node, clock: Clock) -> AsyncIterator[Listener]:
     """What callers reach; open before the node is ready, so that it can say that it is cold."""
     limits = Limits()
     listener = Listener(public_app(node, Metrics(node.chart), limits), clock, limits)
     await _bind(listener.start(*settings.http), settings.http)
     try:
-        yield
+        yield listener
     finally:
         await listener.stop()
 

@@ -7,16 +7,18 @@ a node and not the replicated state: they are signed by an admin and fresh, but 
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import msgspec
 from aiohttp import web
 
-from cluster.http import problems, transition
+from cluster.answers import Unavailable
+from cluster.http import gate, problems, transition
+from cluster.http.rate import charge
 from cluster.http.request import LIMITS, NODE, read_body, within
 from cluster.node import Node
 from swoosh import canonical, limits, principal, signing
-from swoosh.entry import FactItem
 from swoosh.errors import Malformed
 from swoosh.hlc import HLC
 from swoosh.outcome import Code, Refused
@@ -34,26 +36,20 @@ ORDER_FRESH_MS = 30_000
 async def post_command(request: web.Request) -> web.Response:
     """A signed proposal on `@cluster` of the kind this path stands for."""
     body = await read_body(request, limits.BODY_BYTES_MAX, problems.JSON)
-    item = transition.admit(request, body, belongs=COMMANDS[request.path])
+    item = await transition.admit(request, body, belongs=COMMANDS[request.path])
     [answer] = await transition.submit(request, [item])
     return problems.respond(answer)
 
 
 async def post_facts(request: web.Request) -> web.Response:
     """One signed fact, or an array of them; answers in order."""
-    node = request.app[NODE]
     document = canonical.parse(await read_body(request, limits.BODY_BYTES_MAX, problems.JSON))
-    if not isinstance(document, list):
-        [answer] = await transition.submit(request, [node.admission.fact(document)])
-        return problems.respond(answer)
-    if not 1 <= len(document) <= limits.ENTRY_PROPOSALS_MAX:
-        raise Malformed(f"{len(document)} facts; 1 to {limits.ENTRY_PROPOSALS_MAX} go into one request", Code.TOO_LARGE)
-    admitted: list[FactItem | Refused] = []
-    for position, fact in enumerate(document):
-        if position % transition.SIGNATURES_A_SLICE == 0:
-            await node.clock.sleep(0)
-        admitted.append(node.admission.fact(fact))
-    return problems.outcomes(await transition.submit(request, admitted), lines=False)
+    facts = document if isinstance(document, list) else [document]
+    if not 1 <= len(facts) <= limits.ENTRY_PROPOSALS_MAX:
+        raise Malformed(f"{len(facts)} facts; 1 to {limits.ENTRY_PROPOSALS_MAX} go into one request", Code.TOO_LARGE)
+    charge(request, len(facts) - 1)
+    answers = await transition.submit(request, await gate.admit(request, request.app[NODE].admission.fact, facts))
+    return problems.outcomes(answers, lines=False) if facts is document else problems.respond(answers[0])
 
 
 # --- orders to one node -----------------------------------------------------------------------------------------------
@@ -73,8 +69,8 @@ class Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 async def post_snapshot(request: web.Request) -> web.Response:
     """Ask this node for a snapshot: it is taken now, or when the least interval since the last one has passed."""
     node = request.app[NODE]
-    order = _verified(node, "snapshot", await read_body(request, limits.BODY_BYTES_MAX, problems.JSON))
-    if isinstance(order, Refused):
+    order = await _ordered(request, "snapshot")
+    if not isinstance(order, Order):
         return problems.respond(order)
     node.snapshots.request()
     return problems.ok({"success": True, "node": node.config.node_id, "leader": node.raft.leader})
@@ -83,8 +79,8 @@ async def post_snapshot(request: web.Request) -> web.Response:
 async def post_transfer(request: web.Request) -> web.Response:
     """Hand leadership to `to`, or to the member furthest along. Asked of the node that leads."""
     node = request.app[NODE]
-    order = _verified(node, "transfer-leadership", await read_body(request, limits.BODY_BYTES_MAX, problems.JSON))
-    if isinstance(order, Refused):
+    order = await _ordered(request, "transfer-leadership")
+    if not isinstance(order, Order):
         return problems.respond(order)
     try:
         moved = await within(node.clock, request.app[LIMITS].answer, node.raft.transfer_leadership(order.to))
@@ -96,13 +92,18 @@ async def post_transfer(request: web.Request) -> web.Response:
     return problems.ok({"success": True, "node": node.config.node_id, "leader": node.raft.leader})
 
 
-def _verified(node: Node, wanted: str, body: bytes) -> Order | Refused:
+async def _ordered(request: web.Request, wanted: str) -> Order | Refused | Unavailable:
+    document = canonical.parse(await read_body(request, limits.BODY_BYTES_MAX, problems.JSON))
+    [order] = await gate.admit(request, partial(_verified, request.app[NODE], wanted), [document])
+    return order
+
+
+def _verified(node: Node, wanted: str, document: Any) -> Order | Refused:
     """The order, or why it is not an admin's fresh word to this node.
 
     Raises:
         Malformed: it is not of the form.
     """
-    document: Any = canonical.parse(body)
     try:
         order = msgspec.convert(document, Order)
     except msgspec.ValidationError as error:

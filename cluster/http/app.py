@@ -13,13 +13,16 @@ from importlib.resources import files
 import structlog
 from aiohttp import web
 
+from cluster import faults
+from cluster.faults import ExitCode
 from cluster.http import admin, health, problems, records, state, transition, watch
 from cluster.http.listener import doorman_of
+from cluster.http.rate import METERS, Buckets, Meters, Throttled, charge
 from cluster.http.request import LIMITS, METRICS, NODE, PROJECT, Limits, head_of
 from cluster.node import Node
 from cluster.telemetry import logs
 from cluster.telemetry.metrics import CONTENT_TYPE, Metrics
-from swoosh.errors import Malformed
+from swoosh.errors import Corrupt, Malformed
 from swoosh.outcome import Code, Refused
 from swoosh.proposal import DEFAULT_PROJECT
 
@@ -40,6 +43,8 @@ def public_app(node: Node, metrics: Metrics, limits: Limits | None = None) -> we
     limits = limits or Limits()
     app = web.Application(middlewares=[_attended, _answered, _admitted])
     app[NODE], app[LIMITS], app[METRICS] = node, limits, metrics
+    config, clock = node.config, node.clock
+    app[METERS] = Meters(Buckets(config.rate_per_ip, clock), Buckets(config.rate_per_signer, clock))
     watchers = app[watch.WATCHERS] = watch.Watchers(limits.watchers)
     node.on_applied += [watchers.see, metrics.on_applied, logs.transitions]
     metrics.observe(lambda: health.gauges(node, watchers=watchers.count))
@@ -49,7 +54,7 @@ def public_app(node: Node, metrics: Metrics, limits: Limits | None = None) -> we
         [
             web.post("/transition", transition.post_transition),
             web.post("/transitions", transition.post_transitions),
-            web.get("/transitions/{key:.+}", transition.get_outcome),
+            web.get(r"/transitions/{key:[\s\S]+}", transition.get_outcome),
             web.get("/state", state.get_state),
             web.get("/projects", state.get_projects),
             web.get("/health", health.get_health),
@@ -108,8 +113,12 @@ async def _answered(request: web.Request, handler: Handler) -> web.StreamRespons
     except Malformed as error:
         refused = Refused(error.code, (error.reason,), request.get(PROJECT, ""))
         return problems.respond(transition.with_head(request.app[NODE], refused))
+    except Throttled as error:
+        return problems.respond(error.answer)
     except problems.RoutingError as error:
         return problems.routing(error, request.path)
+    except Corrupt as error:  # what this node stores is damaged: it must not go on voting on it
+        faults.fatal(ExitCode.DAMAGED, str(error), path=request.path)
     except Exception:
         _log.exception("handler raised", method=request.method, path=request.path)
         return problems.internal()
@@ -117,12 +126,15 @@ async def _answered(request: web.Request, handler: Handler) -> web.StreamRespons
 
 @web.middleware
 async def _admitted(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """A cold node answers nothing it could be wrong about; a guarded one reads to those with a token."""
+    """A cold node answers nothing it could be wrong about; a guarded one reads to those with a token; and whoever
+    proposes too much waits, before his body is read."""
     node = request.app[NODE]
     if not node.caught_up and request.path not in SERVED_COLD:
         return problems.probe(False, node.ready or "cold") if request.path in PROBES else problems.cold(node.missing)
     if request.method in ("GET", "HEAD") and request.path not in OPEN_TO_ALL and not _has_token(request):
         return problems.refuse(Code.UNSIGNED, "reads on this address need Authorization: Bearer and a read token")
+    if request.method == "POST":
+        charge(request, 1)
     return await handler(request)
 
 

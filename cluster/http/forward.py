@@ -28,7 +28,7 @@ from cluster.http.request import LIMITS, NODE, Limits, read_body
 from cluster.node import Node
 from cluster.peerport import peer_id
 from swoosh import limits
-from swoosh.entry import Item, owed, pack_items, unpack_items
+from swoosh.entry import Item, owed, pack_items, unpack_items, weight
 from swoosh.errors import Corrupt, Malformed
 from swoosh.outcome import Code
 
@@ -60,6 +60,7 @@ class Call:
     deadline: float
     dry_run: bool
     answers: asyncio.Future[list[Answer]]
+    weight: int
     sent: bool = False
 
     @property
@@ -92,7 +93,8 @@ class Forwarder:
         self, leader: str, items: Sequence[Item], deadline: float, *, dry_run: bool = False
     ) -> list[Answer]:
         """One answer per proposal or fact, at the latest at `deadline` (monotonic seconds)."""
-        call = Call(items, deadline, dry_run, asyncio.get_running_loop().create_future())
+        answers: asyncio.Future[list[Answer]] = asyncio.get_running_loop().create_future()
+        call = Call(items, deadline, dry_run, answers, sum(map(weight, items)))
         lane = self._lanes.get(leader)
         if lane is None:
             lane = self._lanes[leader] = Lane(leader, self._peers, self._clock)
@@ -146,13 +148,18 @@ class Lane:
             message.result()
 
     def _take(self) -> list[Call]:
+        """What fits into one message, and one caller's items in any case; these are fewer than a message may hold."""
         taken: list[Call] = []
-        size = 0
-        while self._waiting and (not taken or size + self._waiting[0].size <= MESSAGE_ITEMS_MAX):
-            call = self._waiting.popleft()
+        size = bulk = 0
+        while self._waiting:
+            call = self._waiting[0]
+            full = size + call.size > MESSAGE_ITEMS_MAX or bulk + call.weight > limits.BATCH_BODY_BYTES_MAX
+            if taken and full:
+                break
+            self._waiting.popleft()
             if not call.answers.done():
                 taken.append(call)
-                size += call.size
+                size, bulk = size + call.size, bulk + call.weight
         return taken
 
     async def _send(self, calls: list[Call]) -> None:

@@ -55,10 +55,8 @@ async def admit(
         for count, position in enumerate(doubtful):
             await _pause(request, count)
             verdicts[position] = judge(documents[position]) if missing is None else missing
-    return [
-        _accounted(request, document, verdict, dry_run)
-        for document, verdict in zip(documents, verdicts, strict=True)
-    ]
+    pairs = zip(documents, verdicts, strict=True)
+    return [_accounted(request, document, verdict, dry_run) for document, verdict in pairs]
 
 
 async def _pause(request: web.Request, count: int) -> None:
@@ -66,13 +64,15 @@ async def _pause(request: web.Request, count: int) -> None:
         await request.app[NODE].clock.sleep(0)
 
 
-def _accounted(request: web.Request, document: Any, verdict: Any, dry_run: bool) -> Any:
+def _accounted(
+    request: web.Request, document: Any, verdict: T | Refused | Unavailable, dry_run: bool
+) -> T | Refused | Unavailable:
     """The verdict, unless its signer sends too much; a refusal of somebody we know is noted."""
     node, buckets = request.app[NODE], request.app[METERS].signer
     if isinstance(verdict, Unavailable) or not _is_proven(document, verdict):
         return verdict
     signer = principal.normalise(document["provider"] if "provider" in document else document["signer"])
-    wait = buckets.take(signer, len(document.get("proposals", "1")))
+    wait = buckets.take(signer, len(document["proposals"]) if "proposals" in document else 1)
     if wait:
         return too_many(signer, buckets, wait)
     if isinstance(verdict, Refused) and not dry_run:

@@ -20,6 +20,8 @@ from cluster.http.request import Limits
 HEAD_LINE_BYTES = 8_190
 HEAD_LINES = 64
 LINGER_SECONDS = 1.0
+FAREWELL_SECONDS = 1.0
+"""For what is still being sent when the port closes. The node has stopped by then: nobody waits for it any more."""
 
 
 class Listener:
@@ -38,7 +40,7 @@ class Listener:
             max_field_size=HEAD_LINE_BYTES,
             max_headers=HEAD_LINES,
             auto_decompress=False,
-            shutdown_timeout=limits.answer,
+            shutdown_timeout=FAREWELL_SECONDS,
         )
         self._server: asyncio.Server | None = None
         self._doormen: set[Doorman] = set()
@@ -54,6 +56,10 @@ class Listener:
         if self._server is None:
             raise RuntimeError("the listener is not open: await start() first")
         return cast(int, self._server.sockets[0].getsockname()[1])
+
+    async def end_streams(self) -> None:
+        """End what would last for as long as its reader likes; other requests go on being served."""
+        await self._runner.app.shutdown()
 
     async def stop(self) -> None:
         """Accept no further connection, finish the requests there are, close."""

@@ -7,7 +7,7 @@ A 4xx is final for that attempt, 503 says whether the proposal may have been adm
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
@@ -265,7 +265,7 @@ def _headers(answer: Answer) -> dict[str, str]:
     if isinstance(answer, Unavailable):
         return {"Retry-After": str(max(1, answer.retry_after_s))}
     if isinstance(answer, Refused):
-        if answer.code == Code.RATE_LIMITED or answer.code in _CONDITION:
+        if answer.code in _CONDITION:
             return {"Retry-After": str(RETRY_AFTER_S)}
         if STATUS[answer.code] == HTTPStatus.UNAUTHORIZED:
             return {"WWW-Authenticate": "Bearer" if answer.code == Code.UNSIGNED else "HMMM-Ed25519"}
@@ -277,6 +277,6 @@ def succeeded(status: int) -> bool:
     return status == HTTPStatus.OK
 
 
-def record(data: bytes) -> web.Response:
-    """One stored document, in the bytes its hash covers."""
-    return web.Response(status=HTTPStatus.OK, body=data, content_type=JSON)
+def record(data: bytes | AsyncIterator[bytes], headers: Mapping[str, str] | None = None) -> web.Response:
+    """A document that is text already, whole or in slices."""
+    return web.Response(status=HTTPStatus.OK, body=data, content_type=JSON, headers=headers)

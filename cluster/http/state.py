@@ -1,13 +1,19 @@
 """Reads of state: `GET /state`, `GET /projects`.
 
 What is served is what is hashed, under the names that are hashed, so a reader can recompute every hash from the
-answer. Only committed state is ever shown.
+answer. Only committed state is ever shown. A large state is written in slices, between which others are served; it
+stays the state it was when the first was written, for states are values.
 """
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Iterable, Iterator
+from itertools import chain
+
+import msgspec
 from aiohttp import web
 
+from cluster.clock import Clock
 from cluster.http import problems
 from cluster.http.request import (
     NODE,
@@ -25,6 +31,8 @@ from swoosh.proposal import project_id
 CONTROL = "Control"
 PAGE = 50
 PAGE_MAX = 200
+SLICE_BYTES = 64 * 1024
+"""Written in one go; about a millisecond."""
 
 
 async def get_state(request: web.Request) -> web.Response:
@@ -45,7 +53,7 @@ async def get_state(request: web.Request) -> web.Response:
     etag = f'W/"{project.state_hash}"'
     if _held(request.headers.get("If-None-Match", ""), project.state_hash):
         return problems.not_modified(etag)
-    body = {
+    head = {
         "project": project.id,
         "state_hash": project.state_hash,
         "hash": project.state_hash,
@@ -53,11 +61,13 @@ async def get_state(request: web.Request) -> web.Response:
         **provenance(request),
         "region_hashes": project.region_hashes,
         "collections": state.collection_paths(project.regions),
-        "projection": _document(project, names),
     }
     if consistency_of(request) == "local":
-        body["age_ms"] = int(node.age_s() * 1000)
-    return problems.ok(body, {"ETag": etag})
+        head["age_ms"] = int(node.age_s() * 1000)
+    slices = _slices(head, project, names)
+    first, second = next(slices), next(slices, None)
+    text = first if second is None else _paced(node.clock, chain((first, second), slices))
+    return problems.record(text, {"ETag": etag})
 
 
 def _projection(text: str, project: str) -> list[str]:
@@ -73,11 +83,31 @@ def _projection(text: str, project: str) -> list[str]:
     return [folded[name.lower()] for name in asked] or known
 
 
-def _document(project: state.Project, names: list[str]) -> dict[str, object]:
-    document = state.document(project.regions, names)
-    if CONTROL in names:
-        document[CONTROL] = state.control(state.as_project(project.regions))
-    return document
+def _slices(head: dict[str, object], project: state.Project, names: list[str]) -> Iterator[bytes]:
+    """The text of the answer; one slice unless the state is large."""
+    text = bytearray(msgspec.json.encode(head)[:-1])
+    opening = b',"projection":{'
+    for name in names:
+        text += opening + msgspec.json.encode(name) + b":"
+        for piece in _region(project, name):
+            text += piece
+            if len(text) >= SLICE_BYTES:
+                yield bytes(text)
+                text.clear()
+        opening = b","
+    yield bytes(text + b"}}")
+
+
+def _region(project: state.Project, name: str) -> Iterable[bytes]:
+    if name == CONTROL:
+        return (msgspec.json.encode(state.control(state.as_project(project.regions))),)
+    return state.served(project.regions, name)
+
+
+async def _paced(clock: Clock, slices: Iterable[bytes]) -> AsyncIterator[bytes]:
+    for text in slices:
+        yield text
+        await clock.sleep(0)
 
 
 def _held(if_none_match: str, state_hash: str) -> bool:

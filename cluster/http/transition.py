@@ -1,20 +1,21 @@
 """Proposals in, verdicts out: `POST /transition`, `POST /transitions`, `GET /transitions/{key}`.
 
-A handler parses strictly, asks admission, submits, and lets `problems` speak. It never retries and never answers
-before the cluster has: 202 is the same verdict as 200, sent no earlier.
+A handler parses strictly, asks admission by way of `gate`, submits, and lets `problems` speak. It never retries and
+never answers before the cluster has: 202 is the same verdict as 200, sent no earlier.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from typing import Any
 
 import msgspec
 from aiohttp import web
 
-from cluster.answers import Answer
-from cluster.http import problems
+from cluster.answers import Answer, Unavailable
+from cluster.http import gate, problems
+from cluster.http.rate import charge
 from cluster.http.request import (
     METRICS,
     NODE,
@@ -28,14 +29,14 @@ from cluster.http.request import (
     read_body,
 )
 from cluster.node import Node
-from swoosh import canonical, limits, wal
+from swoosh import canonical, idempotency, limits, wal
 from swoosh import proposal as proposals
 from swoosh.entry import BatchItem, Item, ProposalItem, owed
 from swoosh.errors import Malformed
 from swoosh.outcome import Accepted, Code, Refused
 
-SIGNATURES_A_SLICE = 16
-"""Verified in one go; about a millisecond, after which the loop serves others."""
+PARSED_A_SLICE = 16 * 1024
+"""Bytes of proposals that are parsed in one go; about a millisecond."""
 
 _MIRRORED = {
     "X-Swoosh-Idem-Key": "idem_key",
@@ -51,14 +52,17 @@ _MIRRORED = {
 async def post_transition(request: web.Request) -> web.Response:
     """One proposal (Brief §5). `?dry_run=true` judges it and commits nothing."""
     dry_run = flag(request, "dry_run")
-    item = admit(request, await read_body(request, limits.BODY_BYTES_MAX, problems.JSON))
+    body = await read_body(request, limits.BODY_BYTES_MAX, problems.JSON)
+    item = await admit(request, body, dry_run=dry_run)
     [answer] = await submit(request, [item], dry_run=dry_run)
     if isinstance(answer, Accepted) and "respond-async" in preferences(request) and not dry_run:
         return problems.accepted_later(answer)
     return problems.respond(answer)
 
 
-def admit(request: web.Request, body: bytes, *, belongs: frozenset[str] | None = None) -> ProposalItem | Refused:
+async def admit(
+    request: web.Request, body: bytes, *, belongs: frozenset[str] | None = None, dry_run: bool = False
+) -> ProposalItem | Refused | Unavailable:
     """The proposal in a body, with what its headers say. With `belongs`, only a command of that list is taken.
 
     Raises:
@@ -71,18 +75,21 @@ def admit(request: web.Request, body: bytes, *, belongs: frozenset[str] | None =
         about(request, document.get("project", proposals.DEFAULT_PROJECT))
         if belongs is not None:
             _check_belongs(node, document, belongs)
-    return node.admission.proposal(document)
+    [item] = await gate.admit(request, node.admission.proposal, [document], dry_run=dry_run)
+    return item
 
 
-async def submit(request: web.Request, admitted: Sequence[Item | Refused], *, dry_run: bool = False) -> list[Answer]:
+async def submit(
+    request: web.Request, admitted: Sequence[Item | Refused | Unavailable], *, dry_run: bool = False
+) -> list[Answer]:
     """Answers in order, one per proposal or fact. What was refused before the log keeps its place, and is told HEAD."""
     node, metrics = request.app[NODE], request.app[METRICS]
     received = node.clock.monotonic()
-    items = [item for item in admitted if not isinstance(item, Refused)]
+    items = [item for item in admitted if not isinstance(item, Refused | Unavailable)]
     judged = iter(await node.submit(items, deadline(request), dry_run=dry_run) if items else ())
     answers: list[Answer] = []
     for item in admitted:
-        if isinstance(item, Refused):
+        if isinstance(item, Refused | Unavailable):
             answers.append(with_head(node, item))
         else:
             answers.extend(islice(judged, owed(item)))
@@ -92,8 +99,10 @@ async def submit(request: web.Request, admitted: Sequence[Item | Refused], *, dr
     return answers
 
 
-def with_head(node: Node, refused: Refused) -> Refused:
+def with_head(node: Node, refused: Refused | Unavailable) -> Refused | Unavailable:
     """A refusal that was judged without state, with the state its project is in."""
+    if isinstance(refused, Unavailable):
+        return refused
     project = head_of(node, refused.project or proposals.DEFAULT_PROJECT)
     if project is None or refused.head:
         return refused
@@ -128,7 +137,7 @@ def _check_belongs(node: Node, document: dict[str, Any], belongs: frozenset[str]
 
 
 class _SignedBatch(msgspec.Struct, forbid_unknown_fields=True):
-    proposals: list[msgspec.Raw]
+    proposals: msgspec.Raw
     signer: str
     signature: str
 
@@ -142,40 +151,72 @@ async def post_transitions(request: web.Request) -> web.Response:
     dry_run = flag(request, "dry_run")
     body = await read_body(request, limits.BATCH_BODY_BYTES_MAX, problems.JSON, problems.NDJSON)
     lines = request.content_type == problems.NDJSON
+    admitted: Sequence[Item | Refused | Unavailable]
     if not lines and body.lstrip()[:1] == b"{":
-        batch = await _signed_batch(request, body)
-        if isinstance(batch, Refused):
+        batch = await _signed_batch(request, body, dry_run=dry_run)
+        if not isinstance(batch, BatchItem):
             return problems.respond(with_head(request.app[NODE], batch))
-        return problems.outcomes(await submit(request, [batch], dry_run=dry_run), lines=False)
-    members = [line for line in body.splitlines() if line.strip()] if lines else _members(body)
-    _check_count(members)
-    admitted = [item async for item in _admit_each(request.app[NODE], members)]
+        admitted = [batch]
+    else:
+        members = [line for line in body.splitlines() if line.strip()] if lines else _members(body)
+        documents = await _parsed(request, members)
+        admitted = await gate.admit(request, request.app[NODE].admission.proposal, documents, dry_run=dry_run)
     return problems.outcomes(await submit(request, admitted, dry_run=dry_run), lines=lines)
 
 
-async def _admit_each(node: Node, members: list[bytes]) -> AsyncIterator[ProposalItem | Refused]:
-    for position, member in enumerate(members):
-        if position % SIGNATURES_A_SLICE == 0:
-            await node.clock.sleep(0)
-        try:
-            yield node.admission.proposal(canonical.parse(member, f"[{position}]"))
-        except Malformed as error:
-            yield Refused(error.code, (error.reason,))
+async def _signed_batch(request: web.Request, body: bytes, *, dry_run: bool) -> BatchItem | Refused | Unavailable:
+    """The batch of a body. What surrounds the proposals is parsed as strictly as they are: no name stands twice.
 
-
-async def _signed_batch(request: web.Request, body: bytes) -> BatchItem | Refused:
-    node = request.app[NODE]
+    Raises:
+        Malformed: not of this form.
+    """
     try:
-        batch = _signed.decode(body)
+        proposals = bytes(_signed.decode(body).proposals)
     except msgspec.DecodeError as error:
         raise Malformed(f"a signed batch is {{proposals, signer, signature}}: {error}") from None
-    _check_count(batch.proposals)
-    members = []
-    for position, member in enumerate(batch.proposals):
-        if position % SIGNATURES_A_SLICE == 0:
-            await node.clock.sleep(0)
-        members.append(canonical.parse(bytes(member), f"proposals[{position}]"))
-    return node.admission.batch({"proposals": members, "signer": batch.signer, "signature": batch.signature})
+    around = body.replace(proposals, b"[]", 1)
+    if len(around) > limits.BODY_BYTES_MAX:
+        raise Malformed(f"signer and signature take {len(around)} bytes", Code.TOO_LARGE)
+    document = canonical.parse(around, "batch")
+    members = await _parsed(request, _members(proposals), "proposals")
+    wrong = next((member for member in members if isinstance(member, Refused)), None)
+    if wrong is not None:
+        return wrong
+    [batch] = await gate.admit(
+        request, request.app[NODE].admission.batch, [{**document, "proposals": members}], dry_run=dry_run
+    )
+    return batch
+
+
+async def _parsed(request: web.Request, members: list[bytes], of: str = "") -> list[Any]:
+    """Every member parsed, or the refusal that stands in its place; reasons name a member as `of[position]`.
+
+    Raises:
+        Malformed: too many of them, or none.
+        Throttled: too many of them from this address.
+    """
+    most = limits.ENTRY_PROPOSALS_MAX
+    if not 1 <= len(members) <= most:
+        raise Malformed(f"{len(members)} proposals; 1 to {most} go into one request", Code.TOO_LARGE)
+    charge(request, len(members) - 1)
+    documents: list[Any] = []
+    unpaused = 0
+    for position, member in enumerate(members):
+        documents.append(_parse(member, f"{of}[{position}]"))
+        unpaused += len(member)
+        if unpaused >= PARSED_A_SLICE:
+            unpaused = 0
+            await request.app[NODE].clock.sleep(0)
+    return documents
+
+
+def _parse(member: bytes, what: str) -> Any:
+    if len(member) > limits.BODY_BYTES_MAX:
+        return Refused(Code.TOO_LARGE, (f"{what}: {len(member)} bytes; at most {limits.BODY_BYTES_MAX} are read",))
+    try:
+        return canonical.parse(member, what)
+    except Malformed as error:
+        return Refused(error.code, (error.reason,))
 
 
 def _members(body: bytes) -> list[bytes]:
@@ -183,12 +224,6 @@ def _members(body: bytes) -> list[bytes]:
         return [bytes(member) for member in _array.decode(body)]
     except msgspec.DecodeError as error:
         raise Malformed(f"expected a JSON array of proposals, or {{proposals, signer, signature}}: {error}") from None
-
-
-def _check_count(members: list[Any]) -> None:
-    most = limits.ENTRY_PROPOSALS_MAX
-    if not 1 <= len(members) <= most:
-        raise Malformed(f"{len(members)} proposals; 1 to {most} go into one request", Code.TOO_LARGE)
 
 
 # --- recorded outcomes ------------------------------------------------------------------------------------------------
@@ -209,20 +244,7 @@ async def get_outcome(request: web.Request) -> web.Response:
         return problems.refuse(Code.NOT_FOUND, reason, as_of_index=index)
     data = node.store.record(project_id, entry.seq)
     project = head_of(node, project_id)
-    return problems.respond(
-        Accepted(
-            project=project_id,
-            transition=entry.transition,
-            idem_key=key,
-            hlc=entry.hlc,
-            index=entry.index,
-            seq=entry.seq,
-            state_pre_hash=entry.state_pre_hash,
-            state_post_hash=entry.state_post_hash,
-            record_hash=entry.record_hash,
-            decision=entry.decision,
-            guard_outcomes=wal.decode(data).guard_outcomes if data is not None else (),
-            quarantined=project is not None and project.quarantined,
-            duplicate=True,
-        )
-    )
+    judged = wal.decode(data).guard_outcomes if data is not None else ()
+    quarantined = project is not None and project.quarantined
+    recorded = idempotency.recorded(entry, project_id, key, quarantined=quarantined, guard_outcomes=judged)
+    return problems.respond(recorded)

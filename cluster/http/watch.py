@@ -15,7 +15,7 @@ from aiohttp import web
 
 from cluster.clock import Clock, done_by
 from cluster.http import problems
-from cluster.http.request import LIMITS, NODE, consistent, number, project_of, within
+from cluster.http.request import NODE, consistent, number, project_of, within
 from cluster.node import Node
 from swoosh import wal
 from swoosh.errors import Malformed
@@ -80,14 +80,18 @@ class Watchers:
     def __init__(self, most: int) -> None:
         self._most = most
         self._open: set[Watcher] = set()
+        self._ending = False
 
     @property
     def count(self) -> int:
         return len(self._open)
 
     @property
-    def full(self) -> bool:
-        return len(self._open) >= self._most
+    def refusal(self) -> str | None:
+        """Why no further stream is opened; None while there is room."""
+        if self._ending:
+            return "this node is shutting down"
+        return f"{self._most} streams are open" if len(self._open) >= self._most else None
 
     def open(self, project: str) -> Watcher:
         watcher = Watcher(project)
@@ -104,7 +108,8 @@ class Watchers:
                 watcher.see(applied)
 
     async def stop(self, app: web.Application) -> None:
-        """End every stream; readers resume elsewhere."""
+        """End every stream and open no other; readers resume elsewhere."""
+        self._ending = True
         for watcher in self._open:
             watcher.over = True
             watcher.wake()
@@ -132,8 +137,8 @@ async def get_watch(request: web.Request) -> web.StreamResponse:
     missing = await consistent(request)
     if missing is not None:
         return problems.respond(missing)
-    if watchers.full:
-        return problems.refuse(Code.OVERLOADED, f"{request.app[LIMITS].watchers} streams are open", admitted=False)
+    if watchers.refusal is not None:
+        return problems.refuse(Code.OVERLOADED, watchers.refusal, admitted=False)
     watcher = watchers.open(project)
     stream = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
     try:

@@ -51,6 +51,7 @@ class LicenseFile:
         self._key = key
         self._registry = registry
         self._submit = submit
+        self._complaint = ""
 
     async def run(self, term: int) -> None:
         """Until cancelled. ``term`` is the term this node leads in; a later leader's facts are never overwritten."""
@@ -70,7 +71,9 @@ class LicenseFile:
         try:
             return self._observe(now_ms, term)
         except (OSError, Malformed) as error:
-            _log.warning("license file gives no fact", path=str(self._path), reason=str(error))
+            if str(error) != self._complaint:  # once, not every two seconds
+                self._complaint = str(error)
+                _log.warning("license file gives no fact", path=str(self._path), reason=str(error))
             return None
 
     def _observe(self, now_ms: int, term: int) -> FactItem | None:

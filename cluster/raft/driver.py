@@ -104,7 +104,7 @@ class Machine(Protocol):
         ...
 
     def stamp_of(self, payload: bytes) -> int:
-        """The stamp in an entry's envelope, microseconds."""
+        """The stamp in an entry's envelope, microseconds. Raises Corrupt, the only one here, for what is no entry."""
         ...
 
     def on_role(self, role: Role, term: int, leader: str | None) -> None:
@@ -247,6 +247,8 @@ class Raft:
         self._journal.close()
         self._end_transfer()
         self._reads.refuse_all(NotLeader("this node stops"))
+        for _, _, applied in self._applied_waits:
+            _fail(applied, NotLeader("this node stops"))
         for _, answer in list(self._queries.values()):
             answer(NotLeader("this node stops"))
         for done in list(self._proposals.values()):
@@ -304,7 +306,7 @@ class Raft:
         self._core.doTick(0.0)
         self._observe()
         self._drive_transfer()
-        self._append_proposals()
+        self._append_proposal()
         self._core.replicate()
         self._journal.barrier()
         self._reads.tick()
@@ -330,14 +332,16 @@ class Raft:
 
     # --- proposals ----------------------------------------------------------------------------------------------------
 
-    def _append_proposals(self) -> None:
-        while self._may_append():
-            stamp = max(self._last_stamp() + 1, self._clock.wall_us())
-            entry = self._machine.next_entry(self.term, stamp)
-            if entry is None:
-                return
+    def _append_proposal(self) -> None:
+        """One entry a tick: between two of them everything else on the loop has its turn."""
+        if not self._may_append():
+            return
+        stamp = max(self._last_stamp() + 1, self._clock.wall_us())
+        entry = self._machine.next_entry(self.term, stamp)
+        if entry is not None:
             payload, done = entry
             self._core.append(payload, self._report_to(done))
+            self.kick()
 
     def _may_append(self) -> bool:
         """Bounded in flight, on trusted time, and not on the way out. Not before something of this leader's own term is
@@ -542,10 +546,11 @@ class Raft:
     async def transfer_leadership(self, to: str | None) -> bool:
         """Hand leadership to `to`, or to the peer that is furthest along. True once this node no longer leads.
 
-        Nothing is appended meanwhile. False if this node does not lead, or after an election timeout without success;
-        it then goes on leading.
+        Nothing is appended meanwhile, and what is in flight commits first. False if this node does not lead or nobody
+        else could, or after an election timeout without success; it then goes on leading.
         """
-        if self.role is not Role.LEADER or (to is not None and to not in self.peer_ids):
+        candidates = self.peer_ids if to is None else {to} & set(self.peer_ids)
+        if self.role is not Role.LEADER or not candidates:
             return False
         over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._end_transfer()
@@ -563,7 +568,7 @@ class Raft:
             transfer.over()
 
     def _drive_transfer(self) -> None:
-        """Wait until the successor stores our whole log, then ask it to campaign, once."""
+        """Wait until our whole log is committed and the successor stores it, then ask it to campaign, once."""
         if self._transfer is None and self.role is Role.LEADER and self._skew.is_off():
             _log.warning("clock off, handing over", from_median_us=self._skew.from_median_us())
             self._begin_transfer(None, lambda: None)
@@ -574,7 +579,8 @@ class Raft:
             self._end_transfer()
             return
         successor = transfer.to or self._best_successor()
-        if not transfer.asked and successor and self._core.match_index(successor) == self.last_index:
+        drained = self._core.raftCommitIndex == self.last_index
+        if not transfer.asked and drained and successor and self._core.match_index(successor) == self.last_index:
             transfer.asked = True
             self._core.hand_over(successor)
 

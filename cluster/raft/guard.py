@@ -33,6 +33,7 @@ from cluster.faults import ExitCode
 from cluster.raft.journal import Journal
 from cluster.raft.replica import Replica, Role, Timing, payload_of
 from cluster.raft.skew import Skew
+from swoosh.errors import Corrupt
 
 Message = dict[str, Any]
 
@@ -160,10 +161,16 @@ class Guard:
         for command, index, term in message["entries"]:
             payload = payload_of(command)
             is_new = index > message["commit_index"] and self._journal.term_at(index) != term
-            if is_new and payload is not None and (stamp := self._stamp_of(payload)) > limit:
+            if is_new and payload is not None and (stamp := self._stamp_in(payload)) > limit:
                 self._ahead = (message["term"], index, stamp)
                 return True
         return False
+
+    def _stamp_in(self, payload: bytes) -> int:
+        try:
+            return self._stamp_of(payload)
+        except Corrupt as error:
+            raise Refused(str(error)) from None
 
     def _next_node_idx(self, peer: str, message: Message) -> Message | None:
         if message["t"] != self._core.raftCurrentTerm or not self._core.is_leader():

@@ -261,8 +261,8 @@ def horizon_sound(c: Context) -> Verdict:
     held = horizons.get(project, 0)
     if c.inputs.before_index <= held:
         return refused(f"the horizon of {project} is at {held}; it only moves forward")
-    if c.inputs.before_index > c.index:
-        return refused(f"the log is at {c.index}; keys that are not used yet cannot be forgotten")
+    if c.inputs.before_index > c.log_index:
+        return refused(f"the log is at {c.log_index}; keys that are not used yet cannot be forgotten")
     if project not in horizons and len(horizons) >= limits.HORIZONS_MAX:
         return refused(f"{len(horizons)} projects have a horizon, the most there may be")
     return passed(f"the horizon of {project} moves from {held} to {c.inputs.before_index}")

@@ -35,7 +35,8 @@ def test_what_init_writes_is_what_serve_reads(file: Path) -> None:
 
 def test_a_variable_overrides_the_file(file: Path) -> None:
     variables = {"SWOOSH_HTTP_LISTEN": "0.0.0.0:80", "SWOOSH_RAFT_ELECTION_MIN_MS": "700", "PATH": "x"}
-    found = config.load(file, variables)
+    found = config.load(file, variables | {"SWOOSH_HTTP_RATE_PER_IP": "0"})
+    assert (found.rate_per_ip, found.rate_per_signer) == (0, 5_000)
     assert found.http == ("0.0.0.0", 80)
     assert found.timing.election_min == 0.7
 
@@ -65,6 +66,7 @@ def test_a_variable_nobody_knows_is_noticed(file: Path) -> None:
         ("[raft]\nheartbeat = 5", r"unknown key raft\.heartbeat"),
         ("[raft]\nheartbeat_ms = 'fast'", r"raft\.heartbeat_ms"),
         ("[raft]\nelection_min_ms = 60", "election_min_ms"),
+        ("[http]\nlisten = '127.0.0.1:1'\nrate_per_ip = -1", "rates are not negative"),
         ("[http]\nlisten = '127.0.0.1'", r"http\.listen: expected host:port"),
         ("[http]\nlisten = '127.0.0.1:70000'", r"http\.listen: expected host:port"),
         ("[members]\nnode-2 = '127.0.0.1:1'", "node-1, this node, is missing"),

@@ -124,7 +124,7 @@ def context(
         hlc="2026-01-01T00:00:00.000+00:00#1",
         window_id=window,
         evidence=(),
-        index=1_000,
+        log_index=1_000,
         stamp_us=now_ms * 1000,
         voters=tuple(sorted(map(who, voters))),
         trusting=trusting,

@@ -29,6 +29,8 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import msgspec
+
 from chaos import steer
 from chaos.solo import TERM, Solo
 from swoosh import canonical, quorum, signing, state
@@ -300,7 +302,8 @@ class Scenario:
         region, *rest = path.split(".")
         name = "@cluster" if region in set(state.SERVED[state.ClusterRegions].values()) - {"Epoch", "HLCLast"} else None
         project = self._solo.machine.project(name or self._solo.project)
-        value: Any = state.document(project.regions if project else self._solo.regions())[region]
+        regions = project.regions if project else self._solo.regions()
+        value: Any = msgspec.to_builtins(regions, enc_hook=dict)[region]
         for step in rest:
             value = value[self._value(step)]
         return value

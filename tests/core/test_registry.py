@@ -176,7 +176,8 @@ def test_a_chart_is_activated_where_every_member_has_it(chart: str, nodes: list[
 
 
 @pytest.mark.parametrize(
-    ("index", "sound"), [(11, True), (10, False), (9, False), (1_000, True), pytest.param(1_001, False, id="the future")]
+    ("index", "sound"),
+    [(11, True), (10, False), (9, False), (1_000, True), pytest.param(1_001, False, id="the future")],
 )
 def test_a_horizon_only_moves_forward_and_never_into_the_future(index: int, sound: bool) -> None:
     on = registry()

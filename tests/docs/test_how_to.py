@@ -32,7 +32,8 @@ def answer(solo: Solo, project: str) -> bytes:
     """What `GET /state` serves of a project, whole."""
     held = solo.machine.project(project)
     assert held is not None
-    projection = state.document(held.regions)
+    names = state.SERVED[type(held.regions)].values()
+    projection = {name: json.loads(b"".join(state.served(held.regions, name))) for name in names}
     if project != "@cluster":
         projection["Control"] = state.control(state.as_project(held.regions))
     served = {

@@ -73,6 +73,7 @@ class Caller:
 
     base: str
     session: aiohttp.ClientSession
+    listener: Listener
     seen: list[Reply] = field(default_factory=list)
 
     async def __call__(
@@ -120,7 +121,7 @@ async def serve() -> AsyncIterator[Serve]:
         await listener.start("127.0.0.1", 0)
         listeners.append(listener)
         sessions.append(aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=20)))
-        return Caller(f"http://127.0.0.1:{listener.port}", sessions[-1])
+        return Caller(f"http://127.0.0.1:{listener.port}", sessions[-1], listener)
 
     yield start
     for session in sessions:

@@ -21,7 +21,7 @@ from cluster.raft.driver import PeerStatus, Role
 from swoosh import canonical, genesis, hlc, principal, proposal, signing
 from swoosh import entry as log_entry
 from swoosh.chart import load_chart
-from swoosh.entry import Item, LogEntry
+from swoosh.entry import Item, LogEntry, signers_of
 from swoosh.genesis import Genesis, Registered
 from swoosh.machine import Applied, Machine, MemorySource, Position
 from swoosh.outcome import Refused
@@ -58,6 +58,7 @@ class Store:
     def __init__(self, memory: MemorySource) -> None:
         self._memory = memory
         self.refused: list[Refused] = []
+        self.signers: list[str] = []
         self.ledger = memory.ledger
 
     def wal(self, project: str, from_seq: int, limit: int) -> Iterator[bytes]:
@@ -75,10 +76,14 @@ class Store:
         first = max(from_seq, 1) - 1
         yield from [data for data in every if msgspec.json.decode(data)["project"] == project][first : first + limit]
 
+    def reject(self, refused: Refused, at_us: int, signer: str = "") -> None:
+        self.refused.append(refused)
+        self.signers.append(signer)
+
     def rejections(self, project: str | None, signer: str | None, limit: int) -> Iterator[bytes]:
-        del signer  # the desk keeps none
-        found = [refused for refused in reversed(self.refused) if project in (None, refused.project)]
-        return (canonical.encode(msgspec.to_builtins(refused)) for refused in found[:limit])
+        notes = zip(reversed(self.refused), reversed(self.signers), strict=True)
+        found = [(r, by) for r, by in notes if project in (None, r.project) and signer in (None, by)]
+        return (canonical.encode({"signer": by, **msgspec.to_builtins(refused)}) for refused, by in found[:limit])
 
 
 @dataclass
@@ -88,6 +93,8 @@ class Desk:
     insecure: bool = False
     clock: Clock = field(default_factory=SystemClock)
     read_tokens: tuple[str, ...] = ()
+    rate_per_signer: int = 0
+    rate_per_ip: int = 0
     missing: list[str] = field(default_factory=list)
     caught_up: bool = True
     stale_s: float = 0.0
@@ -100,7 +107,8 @@ class Desk:
         self.genesis = Genesis("ab" * 32, ("n1", "n2", "n3"), people, {}, CHART.hash, self.insecure, 0)
         self.cluster_id = genesis.cluster_id(self.genesis)
         self.chart = CHART
-        self.config = SimpleNamespace(node_id="n1", read_tokens=self.read_tokens)
+        rates = {"rate_per_signer": self.rate_per_signer, "rate_per_ip": self.rate_per_ip}
+        self.config = SimpleNamespace(node_id="n1", read_tokens=self.read_tokens, **rates)
         self.memory = MemorySource(genesis.initial_projects(self.genesis, CHART), Position(1, 1, 0))
         self.store = Store(self.memory)
         self.machine = Machine(CHART, self.cluster_id, self.memory)
@@ -132,7 +140,9 @@ class Desk:
         index, stamp = position.index + 1, max(self.clock.wall_us(), position.stamp_us + 1)
         outcomes = self.machine.pending.open().judge(Place(index, 1, stamp), item)
         changes = any(not isinstance(o, Refused) and not getattr(o, "duplicate", False) for o in outcomes)
-        self.store.refused += [outcome for outcome in outcomes if isinstance(outcome, Refused)]
+        for outcome, signer in zip(outcomes, signers_of(item), strict=True):
+            if isinstance(outcome, Refused):
+                self.store.reject(outcome, stamp, signer)
         if dry_run or not changes:
             return outcomes
         applied = self.machine.apply(index, 1, log_entry.encode(LogEntry(CHART.hash, "n1", 1, stamp, (item,))))

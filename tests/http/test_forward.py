@@ -13,8 +13,9 @@ from cluster import tls
 from cluster.answers import Answer, Unavailable, not_admitted
 from cluster.clock import ManualClock, SystemClock
 from cluster.egress import PeerHttp, Unreachable
-from cluster.http.forward import MESSAGE_ITEMS_MAX, MESSAGES_IN_FLIGHT, PATH, Forwarder, peer_app
+from cluster.http.forward import MESSAGE_BYTES_MAX, MESSAGE_ITEMS_MAX, MESSAGES_IN_FLIGHT, PATH, Forwarder, peer_app
 from cluster.peerport import PeerPort
+from swoosh import limits
 from swoosh.entry import BatchItem, Item, ProposalItem, owed, unpack_items
 from swoosh.outcome import Accepted, Code
 from tests.http.desk import Desk
@@ -114,6 +115,22 @@ async def wake(clock: ManualClock) -> None:
     await settle()
     clock.advance(0)
     await settle()
+
+
+async def test_a_message_is_bounded_in_bytes_too(line: Line, forwarder: Forwarder, clock: ManualClock) -> None:
+    """Or a leader, which takes no longer ones, would leave everybody in it without an answer."""
+    large = ProposalItem(b"x" * limits.BODY_BYTES_MAX)
+    calls = [submit(forwarder, large) for _ in range(40)]
+    await wake(clock)
+    sizes = []
+    for number in range(1, 4):
+        post = await line.came(number)
+        sizes.append(len(await post.take()))
+        post.answer()
+        await settle()
+    assert sum(sizes) == len(calls) and max(sizes) * limits.BODY_BYTES_MAX < MESSAGE_BYTES_MAX
+    answers = await asyncio.gather(*calls)
+    assert all(isinstance(answer, Accepted) for (answer,) in answers)
 
 
 async def test_what_arrives_together_travels_together(line: Line, forwarder: Forwarder, clock: ManualClock) -> None:

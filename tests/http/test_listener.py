@@ -8,6 +8,7 @@ from typing import Self
 import pytest
 
 from cluster.clock import ManualClock
+from cluster.http import listener
 from cluster.http.app import public_app
 from cluster.http.listener import Listener
 from cluster.http.request import Limits
@@ -83,9 +84,9 @@ async def open_house() -> AsyncIterator[Open]:
         clock = ManualClock()
         desk = Desk(clock=clock)
         app = public_app(desk, Metrics(CHART), limits)  # type: ignore[arg-type]
-        listener = Listener(app, clock, limits or Limits())
-        await listener.start("127.0.0.1", 0)
-        houses.append(House(listener, clock))
+        port = Listener(app, clock, limits or Limits())
+        await port.start("127.0.0.1", 0)
+        houses.append(House(port, clock))
         return houses[-1]
 
     yield start
@@ -160,6 +161,17 @@ async def test_a_head_too_large_ends_in_400(open_house: Open) -> None:
     await caller.say(b"GET / HTTP/1.1\r\nHost: x\r\nX-Large: " + b"a" * 20_000 + b"\r\n\r\n")
     assert (await caller.answer()).startswith(b"HTTP/1.0 400 ")
     await caller.leave()
+
+
+async def test_a_port_that_closes_waits_for_no_slow_caller(open_house: Open) -> None:
+    house = await open_house()
+    slow = await Raw.dial(house.listener.port)
+    await slow.say(POST + b'{"a"')
+    await house.arrived()
+    async with asyncio.timeout(listener.FAREWELL_SECONDS + 4):
+        await house.listener.stop()
+    assert await slow.end() == b""
+    await slow.leave()
 
 
 async def test_two_requests_in_one_packet_are_both_answered(open_house: Open) -> None:

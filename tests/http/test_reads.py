@@ -6,8 +6,11 @@ import msgspec
 import pytest
 
 from cluster.answers import not_admitted
-from swoosh import state
+from cluster.clock import SystemClock
+from cluster.http.state import SLICE_BYTES
+from swoosh import limits, state
 from swoosh.hashing import PREFIX
+from swoosh.merkle import MerkleMap
 from swoosh.outcome import Code
 from tests.http.conftest import Caller, Serve
 from tests.http.desk import Desk
@@ -30,6 +33,31 @@ async def test_a_reader_can_recompute_the_state_hash(ask: Caller) -> None:
     assert state.root_hash(body["region_hashes"]) == body["state_hash"]
     assert body["state_hash"].startswith(PREFIX)
     assert set(body["region_hashes"]) == set(body["projection"]) - {"Control"}
+
+
+class Patient(SystemClock):
+    """Counts how often a handler let others go first."""
+
+    pauses = 0
+
+    async def sleep(self, seconds: float) -> None:
+        self.pauses += seconds == 0
+        await super().sleep(seconds)
+
+
+async def test_a_large_state_is_written_in_slices(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Patient()
+    desk = Desk(clock=clock)
+    ask = await serve(desk)
+    tasks = MerkleMap({f"task-{number}": state.Task(f"café {number}") for number in range(limits.TASKS_MAX)})
+    large = state.new_project("large", state.ProjectRegions(execution=state.Execution(tasks=tasks)))
+    monkeypatch.setattr(desk.machine, "project", lambda project_id: large)
+    reply = await ask.get("/state?project=large&projection=Execution,Control")
+    assert reply.headers["ETag"] == f'W/"{large.state_hash}"' and reply.body["state_hash"] == large.state_hash
+    served = reply.body["projection"]["Execution"]["Tasks"]
+    assert len(served) == limits.TASKS_MAX and served["task-7"]["Title"] == "café 7"
+    slices = len(reply.text.encode()) // (2 * SLICE_BYTES)
+    assert clock.pauses >= slices > 3, "between slices others are served"
 
 
 async def test_projection_matches_names_without_case(ask: Caller) -> None:

@@ -272,6 +272,12 @@ async def test_a_batch_answers_each_in_its_place(desk: Desk, ask: Caller) -> Non
     assert desk.machine.project("a1") is not None and desk.machine.project("b2") is not None
 
 
+async def test_a_member_of_a_batch_is_no_larger_than_a_proposal_alone(desk: Desk, ask: Caller) -> None:
+    huge = desk.created("a1") | {"project": "a" * limits.BODY_BYTES_MAX}
+    reply = await ask.post("/transitions", [huge, desk.created("b2")])
+    assert [each["status"] for each in reply.body["outcomes"]] == [413, 200]
+
+
 async def test_a_batch_of_lines_is_answered_in_lines(desk: Desk, ask: Caller) -> None:
     lines = b"\n".join(canonical.encode(desk.created(name)) for name in ("a1", "b2")) + b"\n\n"
     reply = await ask.post("/transitions", lines, headers={"Content-Type": "application/x-ndjson"})
@@ -306,6 +312,7 @@ async def test_a_batch_signed_by_another_is_refused_as_a_whole(desk: Desk, ask: 
         (b"[" + b",".join([b"{}"] * 513) + b"]", 413, "TOO_LARGE"),
         (b"{}", 400, "MALFORMED"),
         (b'{"proposals": [], "signer": "x", "signature": "y", "more": 1}', 400, "MALFORMED"),
+        (b'{"proposals": [{"a": 1, "a": 2}], "signer": "x", "signature": "y"}', 400, "MALFORMED"),
         (b"[1", 400, "MALFORMED"),
         (b" " * (limits.BATCH_BODY_BYTES_MAX + 1), 413, "TOO_LARGE"),
     ],
@@ -313,6 +320,24 @@ async def test_a_batch_signed_by_another_is_refused_as_a_whole(desk: Desk, ask: 
 async def test_bad_batches(ask: Caller, body: bytes, status: int, code: str) -> None:
     reply = await ask.post("/transitions", body)
     assert (reply.status, reply.body["code"]) == (status, code)
+
+
+@pytest.mark.parametrize("name", ["proposals", "signer", "signature"])
+@pytest.mark.parametrize("first", [True, False])
+async def test_no_member_around_a_signed_batch_stands_twice(desk: Desk, ask: Caller, name: str, first: bool) -> None:
+    """Two readers of such an object may see two batches, and only one of them was signed."""
+    batch = signed_batch(desk, [desk.draft("PROJECT_CREATED", "p1", project="apollo")])
+    other = json.dumps({name: [] if name == "proposals" else "other"})[1:-1]
+    text = json.dumps(batch)[1:-1]
+    body = f"{{{other}, {text}}}" if first else f"{{{text}, {other}}}"
+    reply = await ask.post("/transitions", body.encode())
+    assert reply.status == 400 and "duplicate member" in reply.body["reasons"][0], reply.text
+    assert desk.machine.project("apollo") is None
+
+
+async def test_a_signer_that_spells_the_proposals_confuses_nobody(desk: Desk, ask: Caller) -> None:
+    reply = await ask.post("/transitions", b'{"signature": "[1]", "signer": "[1]", "proposals": [1]}')
+    assert (reply.status, reply.body["code"]) == (401, "BAD_SIGNATURE")
 
 
 async def test_a_full_batch_of_the_largest_number_is_taken(desk: Desk, ask: Caller) -> None:
@@ -331,6 +356,12 @@ def signed_batch(desk: Desk, proposals: list[Any], by: str = "proposer") -> dict
 async def test_an_unknown_key_is_not_found_as_of_an_index(desk: Desk, ask: Caller) -> None:
     reply = await ask.get("/transitions/never?project=default")
     assert reply.status == 404 and reply.body["as_of_index"] == desk.machine.position.index
+
+
+@pytest.mark.parametrize("key", ["a%0Ab", "%00", "a%20b", "%C3%A9", "k" * 201])
+async def test_a_key_that_cannot_be_one_is_malformed(ask: Caller, key: str) -> None:
+    reply = await ask.get(f"/transitions/{key}")
+    assert (reply.status, reply.body["code"]) == (400, "MALFORMED")
 
 
 async def test_many_callers_at_once_each_get_their_own_answer(desk: Desk, ask: Caller) -> None:

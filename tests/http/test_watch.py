@@ -90,6 +90,15 @@ async def test_streams_are_counted_and_capped(desk: Desk, serve: Serve) -> None:
         assert "swoosh_http_watchers 1.0" in (await ask.get("/metrics")).text
 
 
+async def test_streams_end_first_when_a_node_stops_and_no_other_begins(ask: Caller) -> None:
+    async with watching(ask) as stream, asyncio.timeout(DEADLINE):
+        await ask.listener.end_streams()
+        assert await stream.response.content.read() == b""
+    refused = await ask.get("/watch")
+    assert (refused.status, refused.body["code"]) == (503, "OVERLOADED") and "shutting down" in refused.text
+    assert (await ask.get("/health/live")).status == 200
+
+
 @pytest.mark.parametrize("last", ["x", "1", "1.x", "1." + "9" * 40])
 async def test_a_bad_last_event_id_is_refused(ask: Caller, last: str) -> None:
     assert (await ask.get("/watch", headers={"Last-Event-ID": last})).status == 400

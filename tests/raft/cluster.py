@@ -20,7 +20,7 @@ import struct
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import pysyncobj.journal
 import pysyncobj.serializer as serializer
@@ -271,7 +271,10 @@ class OurHost(Host):
         self.clock.wall_offset_us = self.wall_offset_us
         self.run(self._build)
         if self.alive:
-            self.cluster.spawn(self.raft.start(), self)
+            self.cluster.spawn(self._begin(), self)
+
+    def _begin(self) -> Coroutine[Any, Any, None]:
+        return self.raft.start()
 
     def _build(self) -> None:
         self.transport = MemoryTransport(self)
@@ -527,8 +530,9 @@ class Cluster:
         latency: tuple[float, float] = (0.0005, 0.02),
         wall_offsets_us: tuple[int, ...] = (),
         stock_options: Mapping[str, Any] | None = None,
+        ours: type[OurHost] | None = None,
     ) -> None:
-        """`stock_options` are further settings of the library; our nodes have none."""
+        """`stock_options` are further settings of the library; our nodes have none. `ours` is what runs on them."""
         print(f"seed {seed}")
         self.seed, self.is_stock, self.latency, self.stock_options = seed, stock, latency, stock_options or {}
         self.timing = timing or Timing()
@@ -551,13 +555,14 @@ class Cluster:
         faults.set_stop(raise_stopped)
         if stock:
             install_stock(self)
-        self.hosts: dict[str, Host] = {name: (StockHost if stock else OurHost)(self, name) for name in self.names}
+        kind = StockHost if stock else ours or OurHost
+        self.hosts: dict[str, Host] = {name: kind(self, name) for name in self.names}
         for name, offset in zip(self.names, wall_offsets_us, strict=False):
             self.hosts[name].wall_offset_us = offset
         for host in self.hosts.values():
             host.start()
 
-    def __enter__(self) -> Cluster:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -198,8 +198,7 @@ def test_a_confirmed_read_waits_until_the_leader_has_applied_its_index(monkeypat
     with Cluster(13, nodes=1) as group:
         alone = our_leader(group)
         for number in range(8):
-            alone.propose(b"w%d" % number)
-        alone.run(alone.raft._tick)
+            alone.propose(b"w%d" % number, at_once=True)
         assert alone.raft.commit_index < alone.raft.last_index, "appended, not committed"
 
         async def read() -> tuple[int, int]:

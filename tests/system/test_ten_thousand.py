@@ -36,15 +36,21 @@ Nemesis = Callable[[LiveCluster, Workload, random.Random], Awaitable[None]]
 
 
 async def run(cluster: LiveCluster, proposals: int, nemesis: Nemesis) -> list[Event]:
-    """The history of a run under a nemesis."""
+    """The history of at least so many proposals, which go on for as long as the nemesis does."""
     journal = Journal(cluster.directory / "history.jsonl")
     keys = {name: cluster.key(name) for name in SIGNERS}
     workload = Workload(cluster.cluster_id, cluster.nodes, keys, journal, seed=SEED, proposals=proposals)
+    workload.goes_on = True
+
+    async def attack() -> None:
+        await nemesis(cluster, workload, random.Random(SEED))
+        workload.goes_on = False
+
     print(f"seed {SEED}, history in {cluster.directory}")
     try:
         async with asyncio.TaskGroup() as both:
             both.create_task(workload.run())
-            both.create_task(nemesis(cluster, workload, random.Random(SEED)))  # type: ignore[arg-type]
+            both.create_task(attack())
     finally:
         journal.close()
     print(f"seed {SEED}: {dict(tally(journal.events))}")
