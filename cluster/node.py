@@ -146,14 +146,14 @@ class Node:
             try:
                 await self.raft.caught_up(self.clock.monotonic() + CATCH_UP_SECONDS)
                 self._caught_up = True
+                self._heard_at = self.clock.monotonic()  # a leader has just confirmed itself to this node
                 self.recovery_s = self.clock.monotonic() - self._started_at
                 _log.info("ready", recovery_s=round(self.recovery_s, 3), index=self.raft.applied_index)
             except (NotLeader, NoQuorum):
                 await self.clock.sleep(PULSE_SECONDS)
 
     def _pulse(self) -> None:
-        if self.raft.quorum_heard():
-            self._heard_at = self.clock.monotonic()
+        self.age_s()
         self._pulse_timer = self.clock.call_later(PULSE_SECONDS, self._pulse)
 
     # --- the replicated state machine, as consensus drives it ---------------------------------------------------------
@@ -301,8 +301,10 @@ class Node:
         return "; ".join(self.missing) or None
 
     def age_s(self) -> float:
-        """Seconds since a majority was last heard: how old a local read may be."""
-        return 0.0 if not self.raft.peer_ids else self.clock.monotonic() - self._heard_at
+        """Seconds since a majority was last known to be heard: how old a local read may be."""
+        if self.raft.quorum_heard():
+            self._heard_at = self.clock.monotonic()
+        return self.clock.monotonic() - self._heard_at
 
     def project_regions(self, project_id: str) -> ProjectRegions | None:
         """A project's regions as applied here, or None."""

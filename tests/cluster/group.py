@@ -28,7 +28,7 @@ from cluster.storage.store import ORIGIN
 from cluster.storage.store import Store as StateStore
 from cluster.tls import Credentials
 from swoosh import genesis, state
-from swoosh.entry import Item, owed
+from swoosh.entry import Item, ProposalItem, owed
 from swoosh.outcome import Accepted, Code
 from swoosh.proposal import CLUSTER, DEFAULT_PROJECT
 from tests.raft.cluster import IDENTITY, Cluster, MemoryTransport, OurHost
@@ -132,12 +132,12 @@ class Group(Cluster):
         (answer,) = self.answers(self.ask(name, item))
         return answer
 
-    def create(self, project: str, **how: Any) -> Item:
+    def create(self, project: str, **how: Any) -> ProposalItem:
         """PROJECT_CREATED, signed."""
         document = self.people.document("PROJECT_CREATED", {"brief": "a story"}, project=project, **how)
         return self.people.item(self._now(document))
 
-    def load(self, name: str, project: str = DEFAULT_PROJECT, **how: Any) -> Item:
+    def load(self, name: str, project: str = DEFAULT_PROJECT, **how: Any) -> ProposalItem:
         """A transition of a project as this node has applied it: a pause or a resume, whichever may come next."""
         held = self.node(name).machine.project(project)
         assert held is not None
@@ -148,7 +148,7 @@ class Group(Cluster):
         )
         return self.people.item(self._now(document))
 
-    def command(self, name: str, transition: str, inputs: dict[str, Any]) -> Item:
+    def command(self, name: str, transition: str, inputs: dict[str, Any]) -> ProposalItem:
         """A command on @cluster as this node has applied it."""
         held = self.node(name).machine.project(CLUSTER)
         assert held is not None

@@ -35,6 +35,18 @@ def test_a_write_through_a_follower_is_read_at_once_on_any_node() -> None:
         group.converge()
 
 
+def test_a_node_that_has_caught_up_knows_how_old_its_reads_are() -> None:
+    with Group(12) as group:
+        group.leading()
+        restarted = group.live()[0]
+        restarted.run(restarted.kill)
+        group.run(1.0)
+        restarted.start()
+        group.run_until(lambda: restarted.node.caught_up)
+        assert restarted.node.age_s() < 1.0
+        assert restarted.node.ready is None
+
+
 def test_the_same_proposal_through_every_node_at_once_is_one_record() -> None:
     with Group(2) as group:
         group.leading()
