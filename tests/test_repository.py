@@ -9,16 +9,23 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 ROOT = Path(__file__).resolve().parent.parent
-PUBLIC_HOSTS = {"pypi.org", "files.pythonhosted.org"}
 
 
 def test_the_lock_names_public_sources_only() -> None:
     """A mirror or a local folder in the lock would make it work on one machine and nowhere else."""
     text = (ROOT / "uv.lock").read_text(encoding="utf-8")
-    hosts = {urlsplit(url).hostname for url in re.findall(r'"((?:https?|file)://[^"]*)"', text)}
-    assert hosts <= PUBLIC_HOSTS, f"lock again with `uv lock --default-index https://pypi.org/simple`: {hosts}"
+    addresses = [urlsplit(url) for url in re.findall(r'"([a-z]+://[^"]*)"', text)]
+    assert addresses
+    private = [a.geturl() for a in addresses if a.scheme != "https" or a.port or not _is_public(a.hostname or "")]
+    assert not private, f"lock again with uv's own default index: {private[:3]}"
     packages = tomllib.loads(text)["package"]
     assert {kind for package in packages for kind in package["source"]} <= {"registry", "editable"}
+
+
+def _is_public(host: str) -> bool:
+    """A name under a public top-level domain: no address, no bare or local name."""
+    labels = host.split(".")
+    return len(labels) > 1 and labels[-1] in {"com", "io", "net", "org"}
 
 
 def test_every_package_in_the_lock_carries_its_hashes() -> None:
