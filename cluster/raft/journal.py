@@ -246,8 +246,9 @@ class Journal(pysyncobj.journal.Journal):
         first, end = self.first_index + start, self.first_index + min(stop, start + SLICE_ENTRIES)
         if first >= end:
             return []
-        held = first - self._tail[0][1]
-        entries = self._tail[held : held + end - first] if held >= 0 else self._read(first, end)
+        in_memory = self._tail[0][1]
+        entries = self._read(first, min(end, in_memory)) if first < in_memory else []
+        entries += self._tail[max(0, first - in_memory) : max(0, end - in_memory)]  # may not be on disk yet
         size = 0
         for count, (command, _, _) in enumerate(entries):
             size += len(command)

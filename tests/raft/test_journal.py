@@ -6,7 +6,7 @@ import copy
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cluster import faults
@@ -254,6 +254,7 @@ steps = st.lists(
 
 
 @settings(max_examples=150, deadline=None)
+@example(steps=[("add", 5), ("barrier", 0), ("cut", 3), ("add", 2)])  # a slice over disk and what is not synced yet
 @given(steps=steps)
 def test_the_journal_is_a_list_of_which_a_crash_keeps_what_was_synced(steps: list[tuple[str, int]]) -> None:
     """Against two plain lists: the log, and the log at the last barrier."""
