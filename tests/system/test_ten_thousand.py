@@ -1,7 +1,7 @@
 """Ten thousand proposals, five kills, three nodes: one order, one state, the same bytes, whoever computes them.
 
-The workload is random but seeded. ``SEED=7 make test-system`` repeats the choices of another run; without it the
-seed is drawn anew. Whatever fails says the seed.
+The workload is random but seeded. ``SEED=7 make test-system`` makes other choices; without it they are the same at
+every run. Whatever fails says the seed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from chaos.history import Attempt, Event, Journal, Verdict, check, exported, tal
 from chaos.live import LiveCluster
 from chaos.workload import SIGNERS, Workload
 
-SEED = int(os.environ.get("SEED", "") or random.SystemRandom().randrange(10**6))
+SEED = int(os.environ.get("SEED", "640715"))  # the seed that found the first defect; others by SEED=…
 PROPOSALS = 10_000
 KILLS = 5
 OUTAGES = 4
