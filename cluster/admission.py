@@ -15,12 +15,14 @@ import msgspec
 from swoosh import addresses, canonical, entry, facts, limits, principal, signing
 from swoosh.catalog import Registry
 from swoosh.chart import Chart, Transition
-from swoosh.entry import BatchItem, FactItem, ProposalItem
+from swoosh.entry import BatchItem, FactItem, Item, ProposalItem
 from swoosh.errors import Malformed
 from swoosh.guards import may_sign
 from swoosh.outcome import Code, Refused
-from swoosh.proposal import PREVIOUS, RESERVED_KEYS, Normal, Proposal, normal, to_sent
+from swoosh.proposal import CLUSTER, PREVIOUS, RESERVED_KEYS, Normal, Proposal, decode, normal, to_sent
 from swoosh.quorum import votes_in
+
+_WEIGHTY = ("policy", "council")
 
 
 class Admission:
@@ -81,6 +83,29 @@ class Admission:
             if weight > limits.ENTRY_BYTES_MAX:  # before more votes are verified for nothing
                 return too_large
         return BatchItem(name, signature, tuple(items))
+
+    def affirm(self, item: Item) -> str | None:
+        """Why this node does not stand by another's verdict on an item, or None.
+
+        Over keys, policy, councils and the cluster itself the leader takes no other node's word: one bad node must not
+        be able to make itself an admin. Everything else was verified where it was taken.
+        """
+        match item:
+            case ProposalItem(sent=sent) if self._is_weighty(sent):
+                again: Item | Refused = self.proposal(canonical.parse(sent))
+            case BatchItem(signer=signer, signature=signature, proposals=members) if any(
+                self._is_weighty(member.sent) for member in members
+            ):
+                documents = [canonical.parse(member.sent) for member in members]
+                again = self.batch({"proposals": documents, "signer": signer, "signature": signature})
+            case _:
+                return None
+        return None if again == item else "its signatures or rights do not verify at the leader"
+
+    def _is_weighty(self, sent: bytes) -> bool:
+        proposal = decode(sent)
+        transition = self._chart.of(proposal.project).resolve(proposal.transition)
+        return proposal.project == CLUSTER or (transition is not None and transition.region in _WEIGHTY)
 
     def fact(self, document: Any) -> FactItem | Refused:
         """One signed fact of a provider identity."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import traceback
 from collections.abc import Callable, Coroutine, Sequence
+from itertools import islice
 from typing import Any, Protocol
 
 import structlog
@@ -31,7 +32,7 @@ from cluster.storage.snapshots import Snapshots
 from cluster.storage.store import Store
 from swoosh.chart import Chart
 from swoosh.entry import Item, owed, signers_of, stamp_of
-from swoosh.errors import Corrupt
+from swoosh.errors import Corrupt, Malformed
 from swoosh.genesis import Genesis
 from swoosh.machine import Applied, Machine
 from swoosh.outcome import Code, Refused
@@ -241,6 +242,23 @@ class Node:
         if self.raft.role is not Role.LEADER or self._stopping:
             return [not_admitted(Code.NO_LEADER, f"{self.config.node_id} does not lead")] * sum(map(owed, items))
         return await self._proposals.submit(items, deadline, dry_run=dry_run)
+
+    async def submit_forwarded(self, items: Sequence[Item], deadline: float, *, dry_run: bool = False) -> list[Answer]:
+        """Submit what another member took. What this node does not affirm is not admitted, and never finally refused:
+        a leader that is new may not have applied what the other has."""
+        try:
+            doubts = [self.admission.affirm(item) for item in items]
+        except Malformed as error:
+            doubts = [error.reason] * len(items)
+        affirmed = [item for item, doubt in zip(items, doubts, strict=True) if doubt is None]
+        judged = iter(await self.submit_as_leader(affirmed, deadline, dry_run=dry_run) if affirmed else ())
+        answers: list[Answer] = []
+        for item, doubt in zip(items, doubts, strict=True):
+            if doubt is None:
+                answers.extend(islice(judged, owed(item)))
+            else:
+                answers.extend([not_admitted(Code.NO_LEADER, doubt)] * owed(item))
+        return answers
 
     async def _submit_here(self, items: Sequence[Item], deadline: float) -> list[Answer]:
         return await self.submit_as_leader(items, deadline)

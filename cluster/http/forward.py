@@ -230,6 +230,6 @@ async def post_submit(request: web.Request) -> web.Response:
     except (msgspec.DecodeError, Corrupt) as error:
         return problems.refuse(Code.MALFORMED, f"message of {sender}: {error}")
     answers = await asyncio.gather(
-        *(node.submit_as_leader(items, deadline, dry_run=dry_run) for items, deadline, dry_run in asked)
+        *(node.submit_forwarded(items, deadline, dry_run=dry_run) for items, deadline, dry_run in asked)
     )
     return problems.peer_answers(_encode(answers))

@@ -87,7 +87,7 @@ class Hop:
         if leader not in self._host.links:
             return [not_admitted(Code.NO_LEADER, f"{leader} is out of reach")] * sum(map(owed, items))
         there = self._host.cluster.node(leader)
-        return await there.submit_as_leader(items, deadline, dry_run=dry_run)
+        return await there.submit_forwarded(items, deadline, dry_run=dry_run)
 
 
 class Group(Cluster):

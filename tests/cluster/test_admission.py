@@ -168,3 +168,23 @@ def _votes(solo: Solo, motion: str, election: int, members: str, *, count: int) 
         }
         for key in keys
     ]
+
+
+def test_over_keys_councils_and_policy_the_leader_takes_nobodys_word(gate: Gate) -> None:
+    """A member that lets in what nobody signed gets no further than itself."""
+    sound = gate.admission.proposal(gate.signed())
+    forged = ProposalItem(canonical.encode({**gate.signed("POLICY_QUARANTINE_RELEASED"), "signature": "AAAA"}))
+    plain = ProposalItem(canonical.encode({**gate.signed(), "signature": "AAAA"}))
+    assert isinstance(sound, ProposalItem)
+    assert gate.admission.affirm(sound) is None
+    assert gate.admission.affirm(plain) is None, "verified once, where it was taken"
+    assert gate.admission.affirm(forged) is not None
+    assert gate.admission.affirm(BatchItem(gate.solo.principals["op"], "AAAA", (forged,))) is not None
+
+
+def test_votes_nobody_cast_do_not_pass_the_leader(gate: Gate) -> None:
+    signed = gate.signed("COUNCIL_REELECTION_CALLED")
+    taken = gate.admission.proposal(signed)
+    assert isinstance(taken, ProposalItem)
+    assert gate.admission.affirm(taken) is None
+    assert gate.admission.affirm(taken._replace(voters=(gate.solo.principals["ed"],))) is not None

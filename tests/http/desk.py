@@ -133,7 +133,7 @@ class Desk:
             return self.instead(items)
         return [answer for item in items for answer in self._judge(item, dry_run)]
 
-    submit_as_leader = submit
+    submit_forwarded = submit
 
     def _judge(self, item: Item, dry_run: bool) -> Sequence[Answer]:
         position = self.machine.position

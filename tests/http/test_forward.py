@@ -283,7 +283,7 @@ class Leader(Desk):
         super().__post_init__()
         self.asked: list[tuple[list[bytes], bool]] = []
 
-    async def submit_as_leader(self, items: Sequence[Item], deadline: float, *, dry_run: bool = False) -> list[Answer]:
+    async def submit_forwarded(self, items: Sequence[Item], deadline: float, *, dry_run: bool = False) -> list[Answer]:
         assert 0 < deadline - self.clock.monotonic() < 60
         self.asked.append(([each.sent for each in items], dry_run))  # type: ignore[union-attr]
         return [accepted(each.sent) for each in items]  # type: ignore[union-attr]
@@ -377,7 +377,7 @@ async def test_a_message_that_does_not_decode_is_refused_whole(papers: Papers, b
 
 async def test_a_member_that_does_not_lead_says_so(papers: Papers) -> None:
     class Follower(Desk):
-        async def submit_as_leader(
+        async def submit_forwarded(
             self, items: Sequence[Item], deadline: float, *, dry_run: bool = False
         ) -> list[Answer]:
             return [not_admitted(Code.NO_LEADER, "n2 does not lead")] * len(items)
