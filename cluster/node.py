@@ -238,7 +238,7 @@ class Node:
         return await self._forwarder.submit(leader, items, deadline, dry_run=dry_run)
 
     async def submit_as_leader(self, items: Sequence[Item], deadline: float, *, dry_run: bool = False) -> list[Answer]:
-        """Submit where this node leads: what a forwarded hop ends in. Never forwards again."""
+        """Submit where this node leads, or say that it does not. Never forwards."""
         if self.raft.role is not Role.LEADER or self._stopping:
             return [not_admitted(Code.NO_LEADER, f"{self.config.node_id} does not lead")] * sum(map(owed, items))
         return await self._proposals.submit(items, deadline, dry_run=dry_run)
