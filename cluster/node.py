@@ -36,7 +36,6 @@ from swoosh.errors import Corrupt, Malformed
 from swoosh.genesis import Genesis
 from swoosh.machine import Applied, Machine
 from swoosh.outcome import Code, Refused
-from swoosh.state import ProjectRegions
 
 PULSE_SECONDS = 0.25
 CATCH_UP_SECONDS = 5.0
@@ -323,8 +322,3 @@ class Node:
         if self.raft.quorum_heard():
             self._heard_at = self.clock.monotonic()
         return self.clock.monotonic() - self._heard_at
-
-    def project_regions(self, project_id: str) -> ProjectRegions | None:
-        """A project's regions as applied here, or None."""
-        project = self.machine.project(project_id)
-        return project.regions if project is not None and isinstance(project.regions, ProjectRegions) else None

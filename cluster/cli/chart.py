@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from cluster.cli.shared import DEFAULT_ENDPOINT, Connection, fail, run
+from cluster.cli.shared import Connection, endpoint_option, fail, run
 from cluster.config import packaged_chart
 from cluster.graphviz import NoGraphviz, svg
 from swoosh.drawing import Phases, to_dot, to_mermaid
@@ -20,15 +20,7 @@ _LIVE_SECONDS = 5.0
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write here instead of standard output.")
 @click.option("--live", is_flag=True, help="Ask the cluster, and light the phases --project is in.")
 @click.option("--project", default=DEFAULT_PROJECT, show_default=True)
-@click.option(
-    "--endpoint",
-    "endpoints",
-    multiple=True,
-    envvar="SWOOSH_ENDPOINTS",
-    default=(DEFAULT_ENDPOINT,),
-    show_default=True,
-    help="With --live: base URL of a node; repeat it for several.",
-)
+@endpoint_option
 def chart(form: str, out: Path | None, live: bool, project: str, endpoints: tuple[str, ...]) -> None:
     """Draw the machine this build runs."""
     phases = run(_phases(Connection(endpoints, "json", _LIVE_SECONDS), project)) if live else None

@@ -49,24 +49,32 @@ class Connection:
         return self.output == "json"
 
 
+def _listed(_: click.Context, __: click.Parameter, texts: tuple[str, ...]) -> tuple[str, ...]:
+    """SWOOSH_ENDPOINTS lists several, by spaces or by commas."""
+    return tuple(part for text in texts for part in text.replace(",", " ").split())
+
+
+endpoint_option = click.option(
+    "--endpoint",
+    "endpoints",
+    multiple=True,
+    envvar="SWOOSH_ENDPOINTS",
+    default=(DEFAULT_ENDPOINT,),
+    show_default=True,
+    callback=_listed,
+    help="Base URL of a node or load balancer; repeat it for several. SWOOSH_ENDPOINTS may list them too.",
+)
+
+
 def connected(command: Command) -> Command:
     """Add --endpoint, --output and --timeout; the command gets a Connection as its first argument."""
 
-    @click.option(
-        "--endpoint",
-        "endpoints",
-        multiple=True,
-        envvar="SWOOSH_ENDPOINTS",
-        default=(DEFAULT_ENDPOINT,),
-        show_default=True,
-        help="Base URL of a node or load balancer; repeat it for several. SWOOSH_ENDPOINTS may list them too.",
-    )
+    @endpoint_option
     @click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
     @click.option("--timeout", type=click.FloatRange(min=0.1), default=10.0, show_default=True, help="Seconds.")
     @functools.wraps(command)
     def wrapped(endpoints: tuple[str, ...], output: str, timeout: float, **arguments: Any) -> Any:
-        listed = tuple(part for text in endpoints for part in text.replace(",", " ").split())
-        return command(Connection(listed, output, timeout), **arguments)
+        return command(Connection(endpoints, output, timeout), **arguments)
 
     return wrapped
 
