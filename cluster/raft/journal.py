@@ -39,7 +39,7 @@ MEMORY_ENTRIES = 1 << 14
 
 RUNBOOK = "docs/runbooks/node-will-not-start.md"
 
-_META_KEY = b"raft"
+META_KEY = b"raft"
 _KEY = struct.Struct(">Q")
 _HEAD = struct.Struct(">QI")  # term, crc32 over index, term and command
 _END = b"\xff" * 9  # above every key
@@ -81,11 +81,11 @@ class Journal(pysyncobj.journal.Journal):
     @classmethod
     def create(cls, kv: KeyValue, witness: Witness, *, cluster_id: str, node: str, incarnation: bytes) -> None:
         """Write the first record of a new store, synced, and the witness's first mark. Once in a store's life."""
-        if kv.get(Family.META, _META_KEY) is not None or witness.read() is not None:
+        if kv.get(Family.META, META_KEY) is not None or witness.read() is not None:
             faults.fatal(ExitCode.DAMAGED, "a journal or its witness exists here already", node=node)
         meta = Meta(cluster_id, node, incarnation, boots=0, sequence=1, term=0, vote=None, commit=0)
         batch = Batch()
-        batch.put(Family.META, _META_KEY, _encode_meta(meta))
+        batch.put(Family.META, META_KEY, _encode_meta(meta))
         kv.write(batch, sync=True)
         witness.write(Mark(incarnation, meta.sequence))
         witness.sync()
@@ -98,7 +98,7 @@ class Journal(pysyncobj.journal.Journal):
 
         Stops the node when the store is not this node's (MISCONFIGURED) or not all there (DAMAGED).
         """
-        meta = _decode_meta(kv.get(Family.META, _META_KEY))
+        meta = decode_meta(kv.get(Family.META, META_KEY))
         if (meta.cluster_id, meta.node) != (cluster_id, node):
             faults.fatal(
                 ExitCode.MISCONFIGURED,
@@ -140,7 +140,7 @@ class Journal(pysyncobj.journal.Journal):
             self._meta, sequence=self._meta.sequence + 1, term=self._term, vote=self._vote, commit=self._commit
         )
         batch, self._batch = self._batch, Batch()
-        batch.put(Family.META, _META_KEY, _encode_meta(self._meta))
+        batch.put(Family.META, META_KEY, _encode_meta(self._meta))
         self._kv.write(batch, sync=True)
         self._witness.write(Mark(self._meta.incarnation, self._meta.sequence))
         self._dirty = False
@@ -331,7 +331,8 @@ def _encode_meta(meta: Meta) -> bytes:
     return zlib.crc32(body).to_bytes(4) + body
 
 
-def _decode_meta(raw: bytes | None) -> Meta:
+def decode_meta(raw: bytes | None) -> Meta:
+    """What is kept beside the log. Stops the node (DAMAGED) when it is missing or fails its checksum."""
     if raw is None:
         faults.fatal(ExitCode.DAMAGED, "the store holds no term and vote", next=RUNBOOK)
     if zlib.crc32(raw[4:]).to_bytes(4) != raw[:4]:

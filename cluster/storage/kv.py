@@ -250,8 +250,8 @@ class MemoryKeyValue:
     """The twin of `RocksKeyValue`. Batches are atomic; `crash` loses a suffix of those not yet synced."""
 
     def __init__(self) -> None:
-        self._live = _Tables()
-        self._disk = _Tables()
+        self._live = Tables()
+        self._disk = Tables()
         self._unsynced: list[Batch] = []
         self.checkpoints: dict[Path, MemoryKeyValue] = {}
 
@@ -296,12 +296,26 @@ class MemoryKeyValue:
         self._live = copy.deepcopy(self._disk)
 
 
-class _Tables:
+    @property
+    def durable(self) -> Tables:
+        """What a power cut would leave for certain."""
+        return self._disk
+
+
+class Tables:
     """One sorted map per family."""
 
     def __init__(self) -> None:
         self.keys: dict[Family, list[bytes]] = {family: [] for family in Family}
         self.values: dict[Family, dict[bytes, bytes]] = {family: {} for family in Family}
+
+    def get(self, family: Family, key: bytes) -> bytes | None:
+        return self.values[family].get(key)
+
+    def last(self, family: Family) -> bytes | None:
+        """The greatest key."""
+        keys = self.keys[family]
+        return keys[-1] if keys else None
 
     def between(self, family: Family, start: bytes, end: bytes | None) -> list[bytes]:
         keys = self.keys[family]

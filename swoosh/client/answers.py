@@ -50,6 +50,8 @@ class Accepted(msgspec.Struct, frozen=True):
     duplicate: bool = False
     quarantined: bool = False
     idem_key: str = ""
+    seq: int = 0
+    """Its place in the project's chain, from 1."""
 
 
 class Refused(msgspec.Struct, frozen=True):

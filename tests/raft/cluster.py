@@ -28,16 +28,16 @@ import pysyncobj.syncobj as library
 from pysyncobj.syncobj import SyncObj, SyncObjConf
 from pysyncobj.transport import Transport
 
+from chaos.simulation.virtual import NodeClock, VirtualLoop
 from cluster import faults
 from cluster.entropy import SeededEntropy
 from cluster.faults import ExitCode
 from cluster.raft import seams, wire
 from cluster.raft.driver import Fate, Identity, Raft, Role, Timing
-from cluster.raft.journal import Journal, _decode_meta
+from cluster.raft.journal import Journal, decode_meta
 from cluster.raft.replica import Member
 from cluster.storage.kv import Batch, Family, MemoryKeyValue
 from cluster.storage.witness import MemoryWitness
-from tests.raft.virtual import NodeClock, VirtualLoop
 
 logging.getLogger("pysyncobj").setLevel(logging.CRITICAL + 1)
 
@@ -304,7 +304,7 @@ class OurHost(Host):
             assert message["next_node_idx"] - 1 <= on_disk, "an acknowledgement left before its entry was durable"
         if message["type"] in ("request_vote", "response_vote"):
             meta = disk.values[Family.META][b"raft"]
-            assert _decode_meta(meta).term == message["term"], "a vote left before it was durable"
+            assert decode_meta(meta).term == message["term"], "a vote left before it was durable"
 
     def set_wall_offset(self, us: int) -> None:
         self.wall_offset_us = self.clock.wall_offset_us = us

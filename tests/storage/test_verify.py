@@ -349,7 +349,7 @@ def test_an_entry_that_does_not_decode_is_found() -> None:
 
 def witness_of(kv: KeyValue) -> MemoryWitness:
     """The witness that belongs to the store as it is."""
-    meta = journal._decode_meta(kv.get(Family.META, b"raft"))
+    meta = journal.decode_meta(kv.get(Family.META, b"raft"))
     witness = MemoryWitness()
     witness.write(Mark(meta.incarnation, meta.sequence))
     return witness

@@ -1,8 +1,8 @@
-"""Virtual time: an asyncio event loop that never waits, and the clock of one simulated node.
+"""Virtual time: an asyncio event loop that never waits, and the clock of one process of a simulated node.
 
 The loop jumps to its next timer instead of sleeping, so a simulated minute costs what its callbacks cost, and the same
-seed gives the same schedule. Every reading of a node's clock costs two microseconds, because the library spins on its
-clock in places and would never leave them if time stood still.
+seed gives the same schedule. Every reading of a node's clock costs two microseconds, because the consensus library
+spins on its clock in places and would never leave them if time stood still.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import selectors
 from collections.abc import Callable
 
 LOOK = 2e-6
+EPOCH_US = 1_760_000_000_000_000
 
 
 class _NothingToRead(selectors.SelectSelector):
@@ -57,12 +58,16 @@ class NodeTimer:
             self.handle.cancel()
 
     def fire(self) -> None:
-        self.clock.timers.discard(self)
-        self.clock.run(self.callback)
+        if self.clock.held is not None:
+            self.clock.held.append(self)
+        elif self in self.clock.timers:
+            self.clock.timers.discard(self)
+            self.clock.run(self.callback)
 
 
 class NodeClock:
-    """The `Clock` of one life of one node. Killing the node silences every timer it has set."""
+    """The `Clock` of one life of one node. Killing the node silences every timer it has set; freezing it holds those
+    that fall due until it goes on."""
 
     def __init__(self, loop: VirtualLoop, run: Callable[[Callable[[], None]], None]) -> None:
         """`run(callback)` calls back into the node and handles its death."""
@@ -70,16 +75,17 @@ class NodeClock:
         self.wall_offset_us = 0
         self.dead = False
         self.timers: set[NodeTimer] = set()
+        self.held: list[NodeTimer] | None = None
 
     def monotonic(self) -> float:
         return self.loop.look()
 
     def wall_us(self) -> int:
-        return 1_760_000_000_000_000 + round(self.loop.look() * 1_000_000) + self.wall_offset_us
+        return EPOCH_US + round(self.loop.look() * 1_000_000) + self.wall_offset_us
 
     async def sleep(self, seconds: float) -> None:
         woken: asyncio.Future[None] = self.loop.create_future()
-        timer = self.call_later(seconds, lambda: woken.set_result(None))
+        timer = self.call_later(seconds, lambda: None if woken.done() else woken.set_result(None))
         try:
             await woken
         finally:
@@ -91,6 +97,14 @@ class NodeClock:
             self.timers.add(timer)
             timer.handle = self.loop.call_later(max(0.0, seconds), timer.fire)
         return timer
+
+    def freeze(self) -> None:
+        self.held = []
+
+    def thaw(self) -> None:
+        held, self.held = self.held or [], None
+        for timer in held:
+            timer.fire()
 
     def kill(self) -> None:
         self.dead = True

@@ -1,0 +1,361 @@
+"""One machine of the simulated cluster: the disk that survives, and the life of the process that runs on it.
+
+A life ends by a kill, by its own word (`faults.fatal`), or by an orderly stop. From that instant everything it holds is
+inert: its timers are silent, its messages go nowhere, its writes end whatever code still unwinds. So a crash may strike
+inside any handler, between any two writes, and nothing that was not synced is safe.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextvars import ContextVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pysyncobj.transport import Transport
+
+from chaos.simulation import web
+from chaos.simulation.network import Station
+from chaos.simulation.virtual import NodeClock
+from cluster import faults
+from cluster.entropy import SeededEntropy
+from cluster.faults import ExitCode
+from cluster.http.app import public_app
+from cluster.http.forward import Forwarder, peer_app
+from cluster.http.request import Limits
+from cluster.node import Node
+from cluster.raft.driver import Raft
+from cluster.raft.journal import Journal
+from cluster.storage.kv import Batch, MemoryKeyValue
+from cluster.storage.snapshots import MemoryShelf, Snapshots
+from cluster.storage.store import ORIGIN, Store
+from cluster.storage.witness import MemoryWitness
+from cluster.telemetry.metrics import Metrics
+from cluster.tls import PeerName
+from swoosh import genesis as genesis_document
+
+if TYPE_CHECKING:
+    from chaos.simulation.world import World
+
+Message = dict[str, Any]
+SNAPSHOT_SECONDS = 2.0
+
+LIVING: ContextVar[Life | None] = ContextVar("living", default=None)
+"""The life whose code is running."""
+
+
+class Ended(BaseException):
+    """Unwinds the code of a life that has ended, from wherever it was."""
+
+
+class Link:
+    """A peer as `Raft.peers` wants it."""
+
+    hello = None
+
+    def __init__(self, connected: bool, last_heard: float) -> None:
+        self.connected, self.last_heard = connected, last_heard
+
+
+class Host:
+    """What there is of a node while nothing runs."""
+
+    def __init__(self, world: World, name: str) -> None:
+        self.world, self.name = world, name
+        self.kv, self.witness, self.shelf = Disk(self), MemoryWitness(), MemoryShelf()
+        self.lives = 0
+        self.life: Life | None = None
+        self.stopped: tuple[ExitCode, str, dict[str, object]] | None = None
+        """Why the last life ended itself, if it did."""
+        self.wall_offset_us = 0
+        self.full = self.sync_fails = False
+        documents = {"genesis": genesis_document.encode(world.genesis)}
+        Store.create(self.kv, genesis_document.initial_rows(world.genesis, world.chart), ORIGIN, documents)
+        Journal.create(
+            self.kv, self.witness, cluster_id=world.cluster_id, node=name, incarnation=name.encode().rjust(16)
+        )
+
+    def start(self) -> None:
+        """Start the process, unless it runs."""
+        if self.life is None:
+            self.lives += 1
+            self.stopped = None
+            self.life = Life(self)
+            self.life.begin()
+
+    def kill(self) -> None:
+        """Pull the plug, now."""
+        if self.life is not None:
+            self.life.end()
+
+    def kill_within(self, steps: int) -> None:
+        """Pull the plug in the middle of a write or a send, so many of them from now."""
+        if self.life is not None:
+            self.life.kill_in = steps
+
+    def set_wall_offset(self, us: int) -> None:
+        self.wall_offset_us = us
+        if self.life is not None:
+            self.life.clock.wall_offset_us = us
+
+    def random(self) -> float:
+        """As an `Entropy`, for what a crash leaves of the unsynced writes."""
+        return self.world.chance.at("crash", self.name, self.lives)
+
+    def token(self, n: int) -> bytes:
+        raise NotImplementedError
+
+    def uuid(self) -> str:
+        raise NotImplementedError
+
+
+class Disk(MemoryKeyValue):
+    """The store of a host. Whoever writes may die before and after it, and the dead write nothing."""
+
+    def __init__(self, host: Host) -> None:
+        super().__init__()
+        self._host = host
+
+    def write(self, batch: Batch, *, sync: bool) -> None:
+        self._step()
+        if self._host.full:
+            faults.fatal(ExitCode.DISK, "store write failed", error="No space left on device")
+        if sync and self._host.sync_fails:
+            faults.fatal(ExitCode.DISK, "store write failed", error="Input/output error")
+        super().write(batch, sync=sync)
+        self._step()
+
+    def flush(self) -> None:
+        self._step()
+        super().flush()
+
+    def checkpoint(self, path: Path) -> None:
+        self._step()
+        super().checkpoint(path)
+
+    def _step(self) -> None:
+        life = LIVING.get()
+        if life is not None:
+            life.step()
+
+
+class Life(Station):
+    """One process of a node, from its start to its end."""
+
+    node: Node
+    raft: Raft
+
+    def __init__(self, host: Host) -> None:
+        self.host, self.name, self.world = host, host.name, host.world
+        self.clock = NodeClock(self.world.loop, self.run)
+        self.clock.wall_offset_us = host.wall_offset_us
+        self.transport = PeerLinks(self)
+        self.kill_in: int | None = None
+        self.alive, self.listening, self.frozen = True, False, False
+        self.heard: dict[str, float] = {}
+        self.tasks: set[asyncio.Task[Any]] = set()
+        self._wires: set[web.Wire] = set()
+        self._held: list[Callable[[], object]] = []
+
+    # --- beginning and end --------------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        self.run(lambda: self.world.loop.create_task(self._serve()))
+
+    async def _serve(self) -> None:
+        """As `swoosh serve` puts a node together, on what there is here."""
+        host, world = self.host, self.world
+        journal = Journal.open(host.kv, host.witness, cluster_id=world.cluster_id, node=self.name, memory_entries=64)
+        store = Store(host.kv)
+        plan = world.plan
+        snapshots = Snapshots(
+            store, host.shelf, world.chart, self.clock, every=plan.snapshot_every, min_interval=SNAPSHOT_SECONDS
+        )
+        peers = web.Peers(world, self.name, self.clock)
+        self.node = Node(
+            config=world.config(self.name),
+            genesis=world.genesis,
+            identity=world.identity,
+            chart=world.chart,
+            store=store,
+            snapshots=snapshots,
+            journal=journal,
+            transport=self.transport,
+            forwarder=Forwarder(peers, self.clock),
+            key=world.node_keys[self.name],
+            clock=self.clock,
+            entropy=SeededEntropy(f"{plan.seed}/{self.name}/{host.lives}"),
+        )
+        self.raft = self.node.raft
+        _, self._public = await web.serve(public_app(self.node, Metrics(world.chart), Limits()))
+        _, self._peer = await web.serve(peer_app(self.node))
+        world.checks.watch(self)
+        self.listening = True
+        await self.node.start()
+
+    async def stop(self) -> None:
+        """SIGTERM."""
+        self.listening = False
+        await self.node.stop()
+        if self.alive:
+            self.host.kv.close()
+            self.end(crash=False)
+
+    def end(self, *, crash: bool = True) -> None:
+        """The process is gone; with it, after a crash, what it had not synced."""
+        if not self.alive:
+            return
+        self.alive = self.listening = False
+        self.host.life = None
+        self.clock.kill()
+        self.world.network.leave(self)
+        if crash:
+            self.host.kv.crash(self.host)
+        for wire in self._wires:
+            if not wire.answer.done():
+                wire.answer.set_result(b"")
+        for task in list(self.tasks):
+            task.cancel()
+
+    def run(self, callback: Callable[[], Any]) -> None:
+        """Call into the process; if that ends it, so be it."""
+        if not self.alive:
+            return
+        before = LIVING.set(self)
+        try:
+            callback()
+        except Ended:
+            pass
+        finally:
+            LIVING.reset(before)
+
+    def step(self) -> None:
+        """A point at which a crash may strike: each write and each send."""
+        if not self.alive:
+            raise Ended
+        if self.kill_in is not None:
+            self.kill_in -= 1
+            if self.kill_in <= 0:
+                self.end()
+                raise Ended
+
+    # --- SIGSTOP ------------------------------------------------------------------------------------------------------
+
+    def freeze(self) -> None:
+        """Nothing runs any more; sockets fill up."""
+        self.frozen = True
+        self.clock.freeze()
+
+    def thaw(self) -> None:
+        """Everything that came meanwhile is there at once, in its order."""
+        if self.frozen:
+            self.frozen = False
+            self.clock.thaw()
+            held, self._held = self._held, []
+            for arrive in held:
+                arrive()
+
+    def _when_awake(self, callback: Callable[[], Any]) -> None:
+        if self.frozen:
+            self._held.append(lambda: self.run(callback))
+        else:
+            self.run(callback)
+
+    # --- members ------------------------------------------------------------------------------------------------------
+
+    def greet(self, peer: Station) -> str | None:
+        answer: list[str | None] = ["not ready"]
+        assert isinstance(peer, Life)
+        if self.transport.started and peer.transport.started and not self.frozen:
+            self.run(lambda: answer.__setitem__(0, self.raft.on_hello(peer.name, peer.raft.local_hello())))
+        return answer[0]
+
+    def connected(self, peer: str) -> None:
+        self._when_awake(lambda: self.raft.on_connected(peer))
+
+    def disconnected(self, peer: str) -> None:
+        self._when_awake(lambda: self.raft.on_disconnected(peer))
+
+    def deliver(self, peer: str, message: Message) -> None:
+        def receive() -> None:
+            if self.world.network.is_up(self.name, peer):
+                self.heard[peer] = self.clock.monotonic()
+                self.raft.on_message(peer, message)
+                self.raft.after_messages()
+
+        self._when_awake(receive)
+
+    # --- callers ------------------------------------------------------------------------------------------------------
+
+    def ask(self, raw: bytes, *, member: str | None = None) -> asyncio.Future[bytes]:
+        """Send a request to the public port, or as a member to the peer port. Done with the bytes of the answer, which
+        are none where the process ends first."""
+        answer: asyncio.Future[bytes] = self.world.loop.create_future()
+        certificate = None
+        if member is not None:
+            certificate = web.Certificate(PeerName(member, self.world.cluster_id), self.world.peer_context)
+
+        def connect() -> None:
+            wire = web.connect(self._public() if member is None else self._peer(), raw, answer, certificate)
+            self._wires.add(wire)
+            answer.add_done_callback(lambda _: self._wires.discard(wire))
+
+        if not self.listening:
+            answer.set_result(b"")
+        else:
+            self._when_awake(connect)
+        if member is None:
+            answer.add_done_callback(self._answered)
+        return answer
+
+    def ask_again(self, raw: bytes) -> None:
+        """The same bytes once more; nobody waits for the answer."""
+        if self.listening:
+            _ = self.ask(raw)
+
+    def _answered(self, answer: asyncio.Future[bytes]) -> None:
+        if not answer.cancelled() and answer.result():
+            self.world.checks.on_answer(self, answer.result())
+
+
+class PeerLinks(Transport):
+    """What `PeerTransport` is in production."""
+
+    receiver: Any = None
+    guard: Any = None
+
+    def __init__(self, life: Life) -> None:
+        super().__init__(None, None, [])
+        self._life, self._network = life, life.world.network
+        self.started = False
+
+    async def start(self) -> None:
+        self.started = True
+        self._network.join(self._life)
+
+    async def stop(self) -> None:
+        self.started = False
+        self._network.leave(self._life)
+
+    def send(self, node: Any, message: Message) -> bool:
+        self._life.step()
+        if not self._network.is_up(self._life.name, node.id):
+            return False
+        guarded = self.guard.out(node.id, message)
+        return guarded is None or self.raw(node.id, guarded)
+
+    def raw(self, peer_id: str, message: Message) -> bool:
+        self._life.step()
+        if not self._network.is_up(self._life.name, peer_id):
+            return False
+        self._life.world.checks.on_send(self._life, message)
+        return self._network.transmit(self._life.name, peer_id, message)
+
+    def reset(self, peer_id: str) -> None:
+        self._life.world.loop.call_soon(self._network.reset, self._life.name, peer_id)
+
+    def peers(self) -> dict[str, Link]:
+        life = self._life
+        names = [name for name in life.world.names if name != life.name]
+        return {name: Link(self._network.is_up(life.name, name), life.heard.get(name, float("-inf"))) for name in names}
