@@ -145,12 +145,13 @@ class Checks:
             for other in others:
                 if list(world.hosts[other].kv.iterate(family)) != rows:
                     self.broken("divergence", f"{first} and {other} hold different rows of {family.value}")
-        for fault in check(world.crowd.history, self.chains(first)):
-            self.broken(fault.partition(":")[2].partition(":")[0].strip() or "history", fault)
+        dumps = {name: self._chains(name) for name in world.names}
+        for violation in check(world.crowd.history, dumps, converged=True).violations:
+            self.broken(violation.kind, str(violation))
         for name in world.names:
             self._verify(name)
 
-    def chains(self, name: str) -> dict[str, bytes]:
+    def _chains(self, name: str) -> dict[str, bytes]:
         """What a node holds of every project's chain."""
         life = self._world.hosts[name].life
         assert life is not None

@@ -25,6 +25,8 @@ from swoosh.state import GENESIS_HASH
 if TYPE_CHECKING:
     from chaos.simulation.world import World
 
+STALENESS_SECONDS = 5.0 + 1.0
+"""What a local read promises (the default of `max_staleness`), and the time its answer takes to come."""
 PATIENCE = Policy(budget=8.0, attempt=3.0)
 POOLS = ("east", "west")
 
@@ -129,8 +131,11 @@ class Crowd:
         await self._look(client, name, project)
 
     async def _local_read(self, client: Client, name: str, project: str) -> None:
+        start = self._world.loop.time()
         state = await client.state(project, consistency="local")
         if state is not None:
+            end = self._world.loop.time()
+            self.history.append(Read(project, state.node, start, end, state.state_hash, staleness=STALENESS_SECONDS))
             self._heads.setdefault(project, []).append(state.state_hash)
 
     async def _fact(self, client: Client, name: str, project: str) -> None:
@@ -151,7 +156,8 @@ class Crowd:
         start = self._world.loop.time()
         state = await client.state(project, projection=("Pause",))
         head = GENESIS_HASH if state is None else state.state_hash
-        self.history.append(Read(project, name, start, self._world.loop.time(), head))
+        node = name if state is None else state.node
+        self.history.append(Read(project, node, start, self._world.loop.time(), head))
         self._heads.setdefault(project, []).append(head)
         return head, "" if state is None else state.projection["Pause"]["Phase"]
 
