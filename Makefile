@@ -35,6 +35,19 @@ test: $(STAMP) ## The fast suite, under five minutes on two cores
 test-system: $(STAMP) ## The slow suite: real processes, real disks, killed leaders
 	@$(BIN)/python -m pytest -m system tests/system
 
+FROM   ?= 0
+SEEDS  ?= 300
+NODES  ?= 3
+RECORD ?=
+
+.PHONY: sim
+sim: $(STAMP) ## Whole nodes under seeded faults on virtual time (FROM= SEEDS= NODES=; RECORD=1 appends to the report)
+	@$(BIN)/python -m chaos.simulation seeds --from $(FROM) --seeds $(SEEDS) --nodes $(NODES) $(if $(RECORD),--record)
+
+.PHONY: sim-mutants
+sim-mutants: $(STAMP) ## Does the simulation see planted bugs? (RECORD=1 writes the report anew)
+	@$(BIN)/python -m chaos.simulation mutants $(if $(RECORD),--record)
+
 .PHONY: check
 check: $(STAMP) ## Style, types, import directions, dependencies
 	$(BIN)/ruff check

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import datetime
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
 from chaos.simulation.world import Result
 
 DIRECTORY = Path(__file__).resolve().parent.parent.parent / "docs" / "reports"
+MUTANTS_PAGE = DIRECTORY / "mutants.md"
 RECORD, PAGE = DIRECTORY / "simulation.jsonl", DIRECTORY / "simulation.md"
 ACKNOWLEDGED_MIN = 10
 """Acknowledgements a seed that deserve the name of a test."""
@@ -115,3 +118,28 @@ def page(rows: list[Run]) -> str:
             f"| {row.acknowledged} | {row.transitions} | {row.leaderships} | {sum(row.faults.values())} | {found} |"
         )
     return "\n".join(lines) + "\n"
+
+
+class Conviction(NamedTuple):
+    """How a planted bug was found: ``by`` a seed or a test (empty: it was not), which showed ``what_it_showed``."""
+
+    name: str
+    what: str
+    by: str
+    what_it_showed: str
+    took_s: float
+
+
+def write_convictions(convictions: Iterable[Conviction]) -> None:
+    """The page of planted bugs."""
+    lines = [
+        "# Planted bugs",
+        "",
+        "Does the simulation see what it is there to see? `make sim-mutants` plants each of these, alone, and runs",
+        "seeds until a check convicts it; where chance does not reach it, the named test does.",
+        "",
+        "| mutant | what it breaks | found by | which showed |",
+        "|---|---|---|---|",
+        *(f"| {row.name} | {row.what} | {row.by or '**nobody**'} | {row.what_it_showed} |" for row in convictions),
+    ]
+    MUTANTS_PAGE.write_text("\n".join(lines) + "\n")

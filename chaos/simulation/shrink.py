@@ -35,9 +35,9 @@ def shrink(plan: Plan, kind: str, tell: Callable[[str], None] = lambda text: Non
             if pieces >= len(best.steps):
                 break
             pieces = min(2 * pieces, len(best.steps))
-    for simpler in _simpler(best):
-        tried = run(simpler)
-        if tried.kind == kind:
+    for simplify in (_nothing_lost, _no_skew, _shorter):
+        simpler = simplify(best)
+        if simpler != best and (tried := run(simpler)).kind == kind:
             best, result = simpler, tried
     return best, result
 
@@ -51,11 +51,14 @@ def _parts(plan: Plan, pieces: int) -> Iterator[Plan]:
             yield plan.without(set(range(start, end)))
 
 
-def _simpler(plan: Plan) -> Iterator[Plan]:
-    if plan.http != Http():
-        yield msgspec.structs.replace(plan, http=Http())
-    if plan.wall_offsets_us:
-        yield msgspec.structs.replace(plan, wall_offsets_us=())
-    if plan.steps:
-        end = max(step.at + step.seconds for step in plan.steps)
-        yield msgspec.structs.replace(plan, seconds=round(end + 2.0, 1))
+def _nothing_lost(plan: Plan) -> Plan:
+    return msgspec.structs.replace(plan, http=Http())
+
+
+def _no_skew(plan: Plan) -> Plan:
+    return msgspec.structs.replace(plan, wall_offsets_us=())
+
+
+def _shorter(plan: Plan) -> Plan:
+    end = max((step.at + step.seconds for step in plan.steps), default=0.0)
+    return msgspec.structs.replace(plan, seconds=min(plan.seconds, round(end + 2.0, 1)))

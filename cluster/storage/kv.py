@@ -295,7 +295,6 @@ class MemoryKeyValue:
         self._unsynced.clear()
         self._live = copy.deepcopy(self._disk)
 
-
     @property
     def durable(self) -> Tables:
         """What a power cut would leave for certain."""
