@@ -78,6 +78,7 @@ class _File(_Section, frozen=True, kw_only=True):
     key: str = "node.pem"
     data: str = "."
     snapshots: str = ""
+    scrub_seconds: int = 86_400
     http: _Http
     peer: _Peer
     members: dict[str, str]
@@ -95,6 +96,7 @@ class Config:
         license_path: the license fact the built-in provider reads; it need not exist.
         key_path: the node's Ed25519 key (PKCS #8 PEM).
         data_dir: holds the store, its witness and, unless said otherwise, the snapshots.
+        scrub_period: in which the node checks everything it stores against its hashes, once.
         forward_wait: how long a request is held while no leader is known.
         rate_per_signer: proposals a second that one signer may send to this node, as many at once; 0 is any number.
         rate_per_ip: the same for one address. Callers behind one proxy share its address.
@@ -115,6 +117,7 @@ class Config:
     credentials: Credentials
     timing: Timing
     forward_wait: float = 2.0
+    scrub_period: float = 86_400.0
     rate_per_signer: int = 5_000
     rate_per_ip: int = 10_000
     read_tokens: tuple[str, ...] = ()
@@ -296,6 +299,7 @@ def _resolve(file: _File, folder: Path, notices: tuple[str, ...]) -> Config:
             skew_max_us=file.raft.skew_max_ms * 1000,
             ahead_max_us=file.raft.ahead_max_ms * 1000,
         ),
+        scrub_period=float(file.scrub_seconds),
         forward_wait=file.http.forward_wait_ms / 1000,
         rate_per_signer=file.http.rate_per_signer,
         rate_per_ip=file.http.rate_per_ip,
@@ -315,6 +319,8 @@ def _contradictions(file: _File) -> Iterator[str]:
         yield "raft: needs 0 < 2 x heartbeat_ms <= election_min_ms < election_max_ms"
     if min(times.skew_max_ms, times.ahead_max_ms, file.http.forward_wait_ms) < 0:
         yield "raft, http: times are not negative"
+    if file.scrub_seconds < 1:
+        yield "scrub_seconds: at least 1"
     if min(file.http.rate_per_signer, file.http.rate_per_ip) < 0:
         yield "http: rates are not negative; 0 refuses nobody"
 

@@ -44,6 +44,7 @@ RUNBOOKS = {
     Code.COLD: "node-will-not-start",
     Code.INTERNAL: "node-will-not-start",
     Code.CLOCK: "clock-off",
+    Code.HALTED: "diverged",
     Code.HLC_SKEW: "clock-off",
     Code.QUARANTINED: "quarantine",
     Code.NOT_LICENSED: "license",

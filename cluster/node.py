@@ -15,9 +15,10 @@ from typing import Any, Protocol
 
 import structlog
 
-from cluster import faults
+from cluster import faults, support
 from cluster.admission import Admission
 from cluster.answers import Answer, Unavailable, not_admitted
+from cluster.checkpoints import Checkpoints, refuse_diverged
 from cluster.clock import Clock, Handle, done_by
 from cluster.config import Config
 from cluster.entropy import Entropy
@@ -27,9 +28,11 @@ from cluster.proposals import Proposals
 from cluster.providers.license import LicenseFile
 from cluster.raft.driver import Fate, Identity, Links, NoQuorum, NotLeader, Raft, Role
 from cluster.raft.journal import Journal
+from cluster.scrub import Scrubber
 from cluster.steward import Steward
 from cluster.storage.snapshots import Snapshots
 from cluster.storage.store import Store
+from swoosh import limits
 from swoosh.chart import Chart
 from swoosh.entry import Item, owed, signers_of, stamp_of
 from swoosh.errors import Corrupt, Malformed
@@ -73,7 +76,9 @@ class Node:
         key: NodeKey,
         clock: Clock,
         entropy: Entropy,
+        checkpoint_every: int = limits.CHECKPOINT_EVERY,
     ) -> None:
+        refuse_diverged(store)
         self.config, self.chart, self.store, self.snapshots, self.clock = config, chart, store, snapshots, clock
         self.machine = Machine(chart, identity.cluster_id, store)
         self.admission = Admission(chart, identity.cluster_id, lambda: self.machine.registry, insecure=genesis.insecure)
@@ -104,6 +109,22 @@ class Node:
             applied=self.machine.position.index,
         )
         self._proposals.raft = self.raft
+        self._proposals.objection = self._objection
+        self.checkpoints = Checkpoints(
+            config.node_id,
+            genesis.nodes,
+            self.machine,
+            store,
+            self._proposals,
+            clock,
+            every=checkpoint_every,
+            patience=2 * config.timing.election_max,
+        )
+        self.checkpoints.raft = self.raft
+        self.raft.listen("checkpoint", self.checkpoints.on_report)
+        self.raft.may_lead = lambda hello: hello.chart_hash == self.machine.registry.cluster.chart.chart_hash
+        self.scrubber = Scrubber(self.machine, store, chart, genesis, clock, config.scrub_period)
+        self._check_support()
 
     # --- life ---------------------------------------------------------------------------------------------------------
 
@@ -112,7 +133,8 @@ class Node:
         self._started_at = self.clock.monotonic()
         await self.raft.start()
         self._pulse()
-        self._background = [self.spawn(self._catch_up()), self.spawn(self.snapshots.run(self.machine))]
+        jobs = (self._catch_up(), self.snapshots.run(self.machine), self.scrubber.run())
+        self._background = [self.spawn(job) for job in jobs]
 
     async def stop(self) -> None:
         """Stop admitting, hand leadership over, leave. The store is synced and closed by who opened it."""
@@ -154,6 +176,7 @@ class Node:
 
     def _pulse(self) -> None:
         self.age_s()
+        self.checkpoints.tick()
         self._pulse_timer = self.clock.call_later(PULSE_SECONDS, self._pulse)
 
     # --- the replicated state machine, as consensus drives it ---------------------------------------------------------
@@ -173,6 +196,8 @@ class Node:
             faults.fatal(ExitCode.DAMAGED, str(error), index=index)
         self.store.commit(applied)
         faults.failpoint("applied")
+        self.checkpoints.on_applied(applied)
+        self._check_support()
         for listener in self.on_applied:
             listener(applied)
         return applied
@@ -191,8 +216,18 @@ class Node:
             self._leading = [self.spawn(self._steward()), self.spawn(self._license().run(term))]
         else:
             self._proposals.refuse_queued(f"{self.config.node_id} does not lead")
+        self.checkpoints.on_role(role)
         if self._moved_on is not None and not self._moved_on.done():
             self._moved_on.set_result(None)
+
+    def _check_support(self) -> None:
+        reason = support.lacking(self.machine)
+        if reason is not None:
+            self.raft.suspend(reason)
+
+    def _objection(self, item: Item) -> str | None:
+        me = {self.config.node_id: self.raft.local_hello()}
+        return support.objection(item, self.chart, dict.fromkeys(self.raft.peer_ids) | self.raft.hellos() | me)
 
     async def _steward(self) -> None:
         boots_default = not self.insecure
@@ -238,8 +273,11 @@ class Node:
 
     async def submit_as_leader(self, items: Sequence[Item], deadline: float, *, dry_run: bool = False) -> list[Answer]:
         """Submit where this node leads, or say that it does not. Never forwards."""
-        if self.raft.role is not Role.LEADER or self._stopping:
+        if self.raft.role is not Role.LEADER or self._stopping or self.raft.suspended is not None:
             return [not_admitted(Code.NO_LEADER, f"{self.config.node_id} does not lead")] * sum(map(owed, items))
+        halted = self.checkpoints.halted
+        if halted is not None:
+            return [not_admitted(Code.HALTED, halted)] * sum(map(owed, items))
         return await self._proposals.submit(items, deadline, dry_run=dry_run)
 
     async def submit_forwarded(self, items: Sequence[Item], deadline: float, *, dry_run: bool = False) -> list[Answer]:
@@ -282,6 +320,9 @@ class Node:
         ``linearizable``: everything committed before the call is applied here. ``local``: at once. ``min_index`` waits
         for that index in either case.
         """
+        halted = self.checkpoints.halted
+        if consistency == "linearizable" and halted is not None:
+            return not_admitted(Code.HALTED, f"{halted}; consistency=local answers what this node has")
         try:
             if consistency == "linearizable":
                 await self.raft.caught_up(deadline)
@@ -301,6 +342,8 @@ class Node:
         reasons = []
         if self._stopping:
             reasons.append("shutting down")
+        if self.raft.suspended is not None:
+            reasons.append(self.raft.suspended)
         if not self._caught_up:
             reasons.append("catching up with the leader's commit index")
         if self.age_s() > 2 * self.config.timing.election_max + 2 * PULSE_SECONDS:
@@ -309,8 +352,8 @@ class Node:
 
     @property
     def caught_up(self) -> bool:
-        """Whether this node has once, since its start, applied what the leader had committed."""
-        return self._caught_up
+        """Whether this node has once, since its start, applied what the leader had committed, and applies still."""
+        return self._caught_up and self.raft.suspended is None
 
     @property
     def ready(self) -> str | None:

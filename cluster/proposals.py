@@ -26,9 +26,10 @@ from typing import Any
 from cluster.answers import Answer, not_admitted, unknown
 from cluster.clock import Clock, done_by
 from cluster.raft.driver import Fate, NoQuorum, NotLeader, Raft
+from cluster.support import objected
 from swoosh import entry as log_entry
 from swoosh import limits
-from swoosh.entry import Item, LogEntry, owed
+from swoosh.entry import Item, LogEntry, Note, owed
 from swoosh.machine import Applied, Layer, Machine
 from swoosh.outcome import Accepted, Code, FactAccepted, ItemOutcome
 from swoosh.reducer import Place
@@ -87,7 +88,10 @@ class Proposals:
         self._spawn = spawn
         self._queue: deque[Ticket] = deque()
         self._queued_bytes = 0
+        self._notes: deque[tuple[Note, Callable[[bool], None]]] = deque()
         self.raft: Raft
+        self.objection: Callable[[Item], str | None] = lambda item: None
+        """Why this leader lets an item not enter the log, whatever the machine would say; None for most."""
 
     async def submit(self, items: Sequence[Item], deadline: float, *, dry_run: bool) -> list[Answer]:
         """Queue items, wait for their answers until ``deadline`` (monotonic seconds), one per proposal or fact."""
@@ -117,27 +121,48 @@ class Proposals:
                 )
         return ticket.answers.result()
 
-    def refuse_queued(self, reason: str) -> None:
-        """This node does not lead: nothing that waits was appended."""
+    def note(self, note: Note, done: Callable[[bool], None]) -> None:
+        """Have the next entry carry a note, whether or not anything else waits. ``done`` is told whether it was
+        committed as far as this leader knows."""
+        self._notes.append((note, done))
+        self.raft.kick()
+
+    def refuse_queued(self, reason: str, code: Code = Code.NO_LEADER) -> None:
+        """Nothing that waits was appended, and this node is not the one to do it now."""
         queued, self._queue, self._queued_bytes = self._queue, deque(), 0
         for ticket in queued:
-            ticket.settle_all(not_admitted(Code.NO_LEADER, reason))
+            ticket.settle_all(not_admitted(code, reason))
+
+    def drop_notes(self) -> None:
+        """This node does not lead: its notes are not for the log."""
+        notes, self._notes = self._notes, deque()
+        for _, done in notes:
+            done(False)
 
     def next_entry(self, term: int, stamp_us: int) -> tuple[bytes, Callable[[Fate, object], None]] | None:
         """Gather the next entry; None when nothing that waits may enter the log."""
         place = Place(self.raft.last_index + 1, term, stamp_us)
         layer = self._machine.pending.open()
+        notes, self._notes = self._notes, deque()
+        for note, _ in notes:
+            layer.judge(place, note)
         included, outcomes, verdicts = self._gather(layer, place)
-        if not included:
+        if not included and not notes:
             if verdicts:
                 self._spawn(self._confirm(verdicts, place))
             if self._queue:
                 self.raft.kick()
             return None
-        items = tuple(ticket.item for ticket in included)
+        items = (*(note for note, _ in notes), *(ticket.item for ticket in included))
         data = log_entry.encode(LogEntry(layer.chart_hash, self._node_id, term, stamp_us, items))
         self._machine.pending.push(place, data, layer, outcomes)
-        return data, lambda fate, applied: _settle(included, verdicts, fate, applied)
+
+        def done(fate: Fate, applied: object) -> None:
+            for _, committed in notes:
+                committed(fate is Fate.COMMITTED)
+            _settle(included, verdicts, fate, applied)
+
+        return data, done
 
     def _gather(self, layer: Layer, place: Place) -> tuple[list[Ticket], list[ItemOutcome], list[Verdict]]:
         """Judge what waits, oldest first, until the entry is full or enough was judged for one tick."""
@@ -154,8 +179,10 @@ class Proposals:
             if ticket.answers.done():
                 continue
             count, weight = count + ticket.size, weight + ticket.weight
-            if ticket.dry_run:
-                verdicts.append((ticket, Layer(layer, self._machine.chart).judge(place, ticket.item)))
+            objection = self.objection(ticket.item)
+            if ticket.dry_run or objection is not None:
+                judged = Layer(layer, self._machine.chart).judge(place, ticket.item)
+                verdicts.append((ticket, judged if objection is None else objected(judged, objection)))
                 continue
             judged = layer.judge(place, ticket.item)
             if any(_changes_state(outcome) for outcome in judged):

@@ -38,14 +38,14 @@ from cluster.storage.witness import MemoryWitness
 from swoosh import decision, facts, genesis, idempotency, principal, proposal, signing, snapshot, wal
 from swoosh import entry as log_entry
 from swoosh.chart import Chart
-from swoosh.entry import BatchItem, FactItem, Item, ProposalItem
+from swoosh.entry import BatchItem, CheckpointItem, FactItem, Item, MarkItem, Note, ProposalItem
 from swoosh.errors import Corrupt, Malformed
 from swoosh.facts import Known
 from swoosh.genesis import Genesis
 from swoosh.idempotency import LedgerEntry
 from swoosh.machine import Applied, HeadSummary, Machine, MemorySource, Position, Source
 from swoosh.quorum import votes_in
-from swoosh.state import GENESIS_HASH, Project
+from swoosh.state import GENESIS_HASH, Head, Project
 from swoosh.wal import WalRecord
 
 FINDINGS_MAX = 100
@@ -198,7 +198,7 @@ def verify_state(found: Subject) -> list[Finding]:
     return broken
 
 
-class _Links(NamedTuple):
+class Links(NamedTuple):
     """Where a project's chains stand after some records."""
 
     seq: int
@@ -210,21 +210,21 @@ class _Links(NamedTuple):
 
 def verify_chains(found: Subject) -> Iterator[Finding]:
     """Walk the records of every project from the first to its head."""
-    origins = _origins(found)
+    begun = origins(found)
     for project_id, _ in found.store.projects():
-        links = _Links(0, "", origins.get(project_id, GENESIS_HASH), "", "")
+        links = Links(0, "", begun.get(project_id, GENESIS_HASH), "", "")
         try:
             project = found.store.project(project_id)
             if project is None:
                 continue
             for data in found.store.wal(project_id, 0, project.seq + 1):
-                links = _follow(found.store, project_id, links, data)
-            _check_head(project, links)
+                links = follow(found.store, project_id, links, data)
+            check_head(project, links)
         except Corrupt as error:
             yield Finding("chain", f"{project_id} after seq {links.seq}", str(error))
 
 
-def _origins(found: Subject) -> dict[str, str | None]:
+def origins(found: Subject) -> dict[str, str | None]:
     """The state hash each project of the genesis began with; unknown where the genesis names an older chart."""
     try:
         return {project.id: project.state_hash for project in genesis.initial_projects(found.genesis, found.chart)}
@@ -232,7 +232,12 @@ def _origins(found: Subject) -> dict[str, str | None]:
         return dict.fromkeys((proposal.CLUSTER, proposal.DEFAULT_PROJECT))
 
 
-def _follow(store: Store, project_id: str, links: _Links, data: bytes) -> _Links:
+def follow(store: Store, project_id: str, links: Links, data: bytes) -> Links:
+    """Where the chains stand after one more record, which must continue them, and so must all that goes with it.
+
+    Raises:
+        Corrupt: something does not.
+    """
     wal.check_chain([data], prev_record_hash=links.wal, state_pre_hash=links.state)
     record, record_hash = wal.decode(data), wal.record_hash(data)
     _demand("project and seq", (record.project, record.seq), (project_id, links.seq + 1))
@@ -255,7 +260,7 @@ def _follow(store: Store, project_id: str, links: _Links, data: bytes) -> _Links
     )
     _demand(f"ledger entry {record.idem_key}", store.ledger(project_id, record.idem_key), entry)
     ledger = idempotency.digest_after(links.ledger, record.idem_key, entry)
-    return _Links(record.seq, record_hash, record.state_post_hash, derived.dr_id, ledger)
+    return Links(record.seq, record_hash, record.state_post_hash, derived.dr_id, ledger)
 
 
 def _derived(record: WalRecord, record_hash: str, prev_dr: str, kept: bytes | None) -> decision.DecisionRecord:
@@ -272,9 +277,14 @@ class _Redacted(msgspec.Struct):
     redactions: tuple[str, ...] = ()
 
 
-def _check_head(project: Project, links: _Links) -> None:
-    head = _Links(project.seq, project.wal_head, project.state_hash, project.dr_head, project.ledger_digest)
-    for name, claimed, reached in zip(_Links._fields, head, links, strict=True):
+def check_head(project: Project | Head, links: Links) -> None:
+    """A project's head must be where its records lead.
+
+    Raises:
+        Corrupt: it is elsewhere.
+    """
+    head = Links(project.seq, project.wal_head, project.state_hash, project.dr_head, project.ledger_digest)
+    for name, claimed, reached in zip(Links._fields, head, links, strict=True):
         if reached is not None:
             _demand(f"head row, {name}", claimed, reached)
 
@@ -302,7 +312,7 @@ def verify_signatures(entries: Iterable[Entry], found: Subject) -> Iterator[Find
                 yield Finding("signature", f"index {index} item {number}", reason)
 
 
-def _signature_faults(item: Item, found: Subject) -> Iterator[str]:
+def _signature_faults(item: Item | Note, found: Subject) -> Iterator[str]:
     try:
         match item:
             case ProposalItem():
@@ -318,6 +328,8 @@ def _signature_faults(item: Item, found: Subject) -> Iterator[str]:
                 covered = signing.fact_preimage(_document(sent), found.cluster_id)
                 if not _signed(fact.provider, covered, fact.signature or ""):
                     yield f"the fact is not signed by {fact.provider}"
+            case CheckpointItem() | MarkItem():
+                pass  # nobody's proposal
     except (Malformed, Corrupt) as error:
         yield str(error)
 

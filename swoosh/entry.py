@@ -3,6 +3,9 @@
 The codec is msgpack with arrays in fixed order, hence deterministic. Everything a replica needs in order to judge is
 inside: the chart it was written under, the leader's stamp, and the verdicts that must not be taken twice
 (signatures, above all). Objects stay in the bytes they were signed in.
+
+Besides items, which are judged, an entry may carry *notes*, by which the nodes compare what they have computed. A note
+is nobody's proposal, changes no project, has no outcome and is outside every hash.
 """
 
 from __future__ import annotations
@@ -45,12 +48,31 @@ class FactItem(NamedTuple):
     sent: bytes
 
 
+class CheckpointItem(NamedTuple):
+    """What the members computed at index ``at``: the ``cluster_hash`` a majority reported, and the nodes that did.
+
+    Without a hash: ``nodes`` reported, and no majority of the members agrees. Nothing is accepted from here on, until a
+    later checkpoint has a hash.
+    """
+
+    at: int
+    cluster_hash: str
+    nodes: tuple[str, ...]
+
+
+class MarkItem(NamedTuple):
+    """Every node reports its cluster hash at this entry."""
+
+
 Item = ProposalItem | BatchItem | FactItem
+Note = CheckpointItem | MarkItem
 
 
-def owed(item: Item) -> int:
-    """How many outcomes an item has: one per proposal or fact in it."""
-    return len(item.proposals) if isinstance(item, BatchItem) else 1
+def owed(item: Item | Note) -> int:
+    """How many outcomes an item has: one per proposal or fact in it, none for a note."""
+    if isinstance(item, BatchItem):
+        return len(item.proposals)
+    return 0 if isinstance(item, CheckpointItem | MarkItem) else 1
 
 
 class LogEntry(NamedTuple):
@@ -60,7 +82,7 @@ class LogEntry(NamedTuple):
     leader: str
     term: int
     stamp_us: int
-    items: tuple[Item, ...]
+    items: tuple[Item | Note, ...]
 
 
 def encode(entry: LogEntry) -> bytes:
@@ -79,7 +101,7 @@ def decode(data: bytes) -> LogEntry:
         version, chart_hash, leader, term, stamp_us, items = msgpack.unpackb(data, use_list=False, raw=False)
         if version != FORMAT:
             raise Corrupt(f"log entry of format {version}; this build reads format {FORMAT}")
-        return LogEntry(chart_hash, leader, term, stamp_us, tuple(_unpack(item) for item in items))
+        return LogEntry(chart_hash, leader, term, stamp_us, tuple(_unpack_logged(item) for item in items))
     except (ValueError, TypeError, KeyError, msgpack.UnpackException) as error:
         raise Corrupt(f"log entry does not decode: {error}") from None
 
@@ -147,7 +169,7 @@ class _Signed(msgspec.Struct):
         return msgspec.json.decode(sent, type=cls)
 
 
-def _pack(item: Item) -> list[Any]:
+def _pack(item: Item | Note) -> list[Any]:
     match item:
         case ProposalItem(sent, trusted, voters):
             return ["p", sent, trusted, voters]
@@ -155,6 +177,19 @@ def _pack(item: Item) -> list[Any]:
             return ["b", signer, signature, [_pack(proposal)[1:] for proposal in proposals]]
         case FactItem(sent):
             return ["f", sent]
+        case CheckpointItem(at, cluster_hash, nodes):
+            return ["c", at, cluster_hash, nodes]
+        case MarkItem():
+            return ["m"]
+
+
+def _unpack_logged(packed: tuple[Any, ...]) -> Item | Note:
+    """Notes are the leader's alone: only an entry holds them, never what one node hands another."""
+    tag, *rest = packed
+    if tag == "c":
+        at, cluster_hash, nodes = rest
+        return CheckpointItem(at, cluster_hash, tuple(nodes))
+    return MarkItem(*rest) if tag == "m" else _unpack(packed)
 
 
 def _unpack(packed: tuple[Any, ...]) -> Item:

@@ -21,6 +21,9 @@ BATCH_BODY_BYTES_MAX = 4 * 1024 * 1024
 ENTRY_PROPOSALS_MAX = 512
 ENTRY_BYTES_MAX = 480 * 1024  # below the 512 KiB PySyncObj may carry in one piece, envelope included
 
+# From one checkpoint to the next, in log entries. Not a bound of the reducer, but equal on all nodes all the same.
+CHECKPOINT_EVERY = 1_000
+
 # Values.
 IDEM_KEY_CHARS_MAX = 200
 PROJECT_ID_CHARS_MAX = 64

@@ -24,7 +24,7 @@ from swoosh import facts, proposal, state
 from swoosh.catalog import Registry, bind
 from swoosh.chart import Chart
 from swoosh.decision import DecisionRecord
-from swoosh.entry import BatchItem, FactItem, Item, LogEntry, ProposalItem
+from swoosh.entry import BatchItem, CheckpointItem, FactItem, Item, LogEntry, MarkItem, Note, ProposalItem, owed
 from swoosh.errors import Corrupt, InvariantBroken, Malformed
 from swoosh.facts import FactBoard, Known
 from swoosh.hashing import digest, digest_bytes
@@ -37,6 +37,8 @@ from swoosh.reducer import Place, Step, reduce
 from swoosh.state import Project, Row
 from swoosh.wal import WalRecord
 
+ENDS_THE_PROCESS = (MemoryError, RecursionError, OSError, SystemError, Corrupt)
+"""What says that this process or its store is unwell, and nothing about the proposal."""
 FOLD_AT = 256
 """Moved projects after which their heads are folded into the tree, so that asking for the hash is never a long job."""
 
@@ -74,7 +76,7 @@ class Source(Protocol):
 class Applied(NamedTuple):
     """Everything one entry changed, to be written in one batch together with its index.
 
-    ``outcomes`` has one per proposal and fact, in order, batches flattened.
+    ``outcomes`` has one per proposal and fact, in order, batches flattened. ``notes`` are handed through unjudged.
     """
 
     position: Position
@@ -84,6 +86,7 @@ class Applied(NamedTuple):
     records: tuple[tuple[WalRecord, bytes], ...] = ()
     decisions: tuple[tuple[DecisionRecord, bytes], ...] = ()
     facts: tuple[Known, ...] = ()
+    notes: tuple[Note, ...] = ()
 
 
 class Layer:
@@ -99,6 +102,7 @@ class Layer:
         self.entries: dict[tuple[str, str], LedgerEntry] = {}
         self.steps: list[Step] = []
         self.known: list[Known] = []
+        self.notes: list[Note] = []
 
     @property
     def registry(self) -> Registry:
@@ -116,9 +120,12 @@ class Layer:
         held = self.entries.get((project_id, idem_key))
         return self._below.ledger(project_id, idem_key) if held is None else held
 
-    def judge(self, place: Place, item: Item) -> tuple[ItemOutcome, ...]:
+    def judge(self, place: Place, item: Item | Note) -> tuple[ItemOutcome, ...]:
         """Reduce one item on this layer and keep what is accepted. One outcome per proposal or fact."""
         match item:
+            case CheckpointItem() | MarkItem():
+                self.notes.append(item)
+                return ()
             case ProposalItem():
                 return (self._judge_proposal(place, item),)
             case BatchItem(proposals=proposals):
@@ -141,6 +148,7 @@ class Layer:
             records=tuple((step.record, step.record_bytes) for step in self.steps),
             decisions=tuple((step.decision, step.decision_bytes) for step in self.steps),
             facts=tuple(self.known),
+            notes=tuple(self.notes),
         )
 
     def _judge_chained(self, place: Place, proposals: tuple[ProposalItem, ...]) -> Iterator[ItemOutcome]:
@@ -165,7 +173,7 @@ class Layer:
             sent = sent._replace(head=head)
         try:
             result = reduce(self._chart, self, place, sent, voters=item.voters, trusting=item.trusted)
-        except (MemoryError, RecursionError, OSError, Corrupt):
+        except ENDS_THE_PROCESS:
             raise
         except Exception as error:
             return _internal(sent, error)
@@ -195,7 +203,12 @@ class Layer:
         except Malformed as error:
             return Refused(Code.FACT_REFUSED, (error.reason,))
         provider = normalise(fact.provider)
-        refusal = self._fact_refusal(place, fact, provider)
+        try:
+            refusal = self._fact_refusal(place, fact, provider)
+        except ENDS_THE_PROCESS:
+            raise
+        except Exception as error:
+            return _refused(Code.INTERNAL, type(error).__name__)
         if refusal is not None:
             return Refused(Code.FACT_REFUSED, (refusal,))
         known = facts.known(fact, provider)
@@ -341,7 +354,7 @@ class Machine:
         refusal = self._refusal_of(entry, term)
         position = Position(index, term, max(entry.stamp_us, self.position.stamp_us))
         if refusal is not None:
-            return Applied(position, (refusal,) * sum(map(_size, entry.items)))
+            return Applied(position, (refusal,) * sum(map(owed, entry.items)))
         place = Place(index, term, entry.stamp_us)
         outcomes = [outcome for item in entry.items for outcome in layer.judge(place, item)]
         return layer.applied(position, outcomes)
@@ -443,10 +456,6 @@ class MemorySource:
                 held.pop(path, None)
             else:
                 held[path] = data
-
-
-def _size(item: Item) -> int:
-    return len(item.proposals) if isinstance(item, BatchItem) else 1
 
 
 def _refused(code: Code, reason: str) -> Refused:

@@ -58,6 +58,7 @@ class Code(StrEnum):
     COLD = "COLD"
     OVERLOADED = "OVERLOADED"
     CLOCK = "CLOCK"
+    HALTED = "HALTED"
     STALE_READ = "STALE_READ"
     OUTCOME_UNKNOWN = "OUTCOME_UNKNOWN"
 
@@ -108,6 +109,7 @@ ADVICE: dict[Code, Advice] = {
     Code.COLD: Advice(True, "retry after Retry-After; the node is catching up"),
     Code.OVERLOADED: Advice(True, "retry after Retry-After, with fewer requests at a time"),
     Code.CLOCK: Advice(True, "the cluster's clocks disagree; see the clock runbook"),
+    Code.HALTED: Advice(True, "the nodes computed different states and no majority agrees; an operator must act"),
     Code.STALE_READ: Advice(True, "ask another node, or read with consistency=linearizable"),
     Code.OUTCOME_UNKNOWN: Advice(True, "repeat with the same idem_key: it is applied once or not at all"),
 }

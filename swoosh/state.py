@@ -13,7 +13,7 @@ This module must never decide anything. Rules live in regions/, the order of jud
 from __future__ import annotations
 
 import typing
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any, cast
 
@@ -532,9 +532,13 @@ def control(regions: ProjectRegions) -> dict[str, bool]:
 # (project,), (project, region) and (project, region, collection, entry).
 
 Row = tuple[tuple[str, ...], bytes | None]
+STEP_ENTRIES = 32
+_REGION_PATH = 2
 
 
-class _Head(msgspec.Struct, frozen=True):
+class Head(msgspec.Struct, frozen=True):
+    """Where a project's state and chains stand."""
+
     state_hash: str
     seq: int
     wal_head: str
@@ -544,7 +548,7 @@ class _Head(msgspec.Struct, frozen=True):
 
 def rows_changed(before: Project | None, after: Project) -> Iterator[Row]:
     """The rows that differ between two versions of a project; None as value means the row is gone."""
-    head = _Head(after.state_hash, after.seq, after.wal_head, after.dr_head, after.ledger_digest)
+    head = Head(after.state_hash, after.seq, after.wal_head, after.dr_head, after.ledger_digest)
     yield (after.id,), canonical.encode(head)
     for name in SERVED[type(after.regions)]:
         old = getattr(before.regions, name) if before else None
@@ -566,29 +570,59 @@ def project_from_rows(project_id: str, rows: Iterable[tuple[tuple[str, ...], byt
 
     The caller verifies: the hash is recomputed here from the regions, while the head row says what it was.
     """
-    kind = regions_type(project_id)
-    hints = typing.get_type_hints(kind)
-    head, regions = _Head("", 0, "", "", ""), dict[str, Any]()
+    rest = []
     entries: dict[tuple[str, str], dict[str, Any]] = {}
     for path, data in rows:
-        if len(path) == 1:
-            head = msgspec.json.decode(data, type=_Head)
-        elif len(path) == 2:
-            regions[path[1]] = msgspec.json.decode(data, type=hints[path[1]], dec_hook=_empty_map)
+        if len(path) > _REGION_PATH:
+            entries.setdefault((path[1], path[2]), {})[path[3]] = _entry_of(project_id, path, data)
         else:
-            value = msgspec.json.decode(data, type=COLLECTIONS[kind][path[1]][path[2]])
-            entries.setdefault((path[1], path[2]), {})[path[3]] = value
-    for (region, attribute), values in entries.items():
-        regions[region] = msgspec.structs.replace(regions[region], **{attribute: MerkleMap(values)})
+            rest.append((path, data))
+    return _put_together(project_id, rest, {place: MerkleMap(values) for place, values in entries.items()})
+
+
+def project_in_steps(project_id: str, rows: Iterable[tuple[tuple[str, ...], bytes]]) -> Generator[None, None, Project]:
+    """As ``project_from_rows``, a little between one ``yield`` and the next, however large the project is."""
+    rest = []
+    entries: dict[tuple[str, str], MerkleMap[Any]] = {}
+    for number, (path, data) in enumerate(rows):
+        if len(path) > _REGION_PATH:
+            place = (path[1], path[2])
+            held = entries.get(place, MerkleMap())
+            entries[place] = held.set(path[3], _entry_of(project_id, path, data))
+            if number % STEP_ENTRIES == 0:
+                _ = entries[place].root  # or all of its hashes are due in one go at the end
+        else:
+            rest.append((path, data))
+        yield
+    return _put_together(project_id, rest, entries)
+
+
+def _entry_of(project_id: str, path: tuple[str, ...], data: bytes) -> Any:
+    return msgspec.json.decode(data, type=COLLECTIONS[regions_type(project_id)][path[1]][path[2]])
+
+
+def _put_together(
+    project_id: str, rows: Iterable[tuple[tuple[str, ...], bytes]], maps: Mapping[tuple[str, str], MerkleMap[Any]]
+) -> Project:
+    kind = regions_type(project_id)
+    hints = typing.get_type_hints(kind)
+    head, regions = Head("", 0, "", "", ""), dict[str, Any]()
+    for path, data in rows:
+        if len(path) == 1:
+            head = msgspec.json.decode(data, type=Head)
+        else:
+            regions[path[1]] = msgspec.json.decode(data, type=hints[path[1]], dec_hook=_empty_map)
+    for (region, attribute), entries in maps.items():
+        regions[region] = msgspec.structs.replace(regions[region], **{attribute: entries})
     fresh = new_project(project_id, kind(**regions))
     return msgspec.structs.replace(
         fresh, seq=head.seq, wal_head=head.wal_head, dr_head=head.dr_head, ledger_digest=head.ledger_digest
     )
 
 
-def stored_state_hash(head_row: bytes) -> str:
-    """The state hash a head row claims."""
-    return msgspec.json.decode(head_row, type=_Head).state_hash
+def stored_head(head_row: bytes) -> Head:
+    """What a head row claims."""
+    return msgspec.json.decode(head_row, type=Head)
 
 
 def regions_type(project_id: str) -> type[Any]:

@@ -58,6 +58,9 @@ async def get_health(request: web.Request) -> web.Response:
             "walLag": raft.commit_index - raft.applied_index,
             **_of_project(head_of(node, project_of(request))),
             "cluster_hash": node.machine.cluster_hash if node.caught_up else None,
+            **node.checkpoints.document(),
+            "scrub": node.scrubber.document(),
+            "suspended": raft.suspended,
             "cluster_id": node.machine.cluster_id,
             "version": VERSION,
             "chart_hash": node.chart.hash,
@@ -88,6 +91,10 @@ def gauges(node: Node, *, watchers: int) -> Gauges:
         clock_ok=raft.clock_ok,
         ready=not node.missing,
         recovery_s=node.recovery_s,
+        checkpoint_index=0 if node.store.checkpoint is None else node.store.checkpoint.at,
+        halted=node.checkpoints.halted is not None,
+        scrub_passes=node.scrubber.passes,
+        scrub_steps=node.scrubber.steps,
         peers_reachable={peer.id: peer.reachable for peer in peers},
         peers_lag={peer.id: peer.lag for peer in peers},
         watchers=watchers,
@@ -95,7 +102,10 @@ def gauges(node: Node, *, watchers: int) -> Gauges:
 
 
 def status_of(node: Node, quorum: Quorum) -> str:
-    """`healthy`, `degraded`, `cold` or `no_leader`. A diverged node ends its process, so it never answers here."""
+    """`healthy`, `degraded`, `cold`, `no_leader` or `diverged`. A node that a majority contradicts ends its process, so
+    it never answers here; diverged are those of which nobody knows who is right."""
+    if node.checkpoints.halted is not None:
+        return "diverged"
     if not node.caught_up:
         return "cold"
     if node.raft.leader is None or not quorum.heard:

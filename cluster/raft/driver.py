@@ -217,6 +217,11 @@ class Raft:
             "index_answer": self._on_index_answer,
         }
         transport.receiver, transport.guard = self, self._guard
+        self.may_lead: Callable[[Hello], bool] = lambda hello: True
+        """Whom leadership may be handed to, by what it said of itself when its link came up."""
+        self.suspended: str | None = None
+        """Why nothing is applied here any more; None while it is."""
+        self._hellos: dict[str, Hello] = {}
         self.refused: Counter[str] = Counter()
         """Messages that cost a peer its link, by type."""
         self._proposals: dict[int, Done] = {}
@@ -258,12 +263,16 @@ class Raft:
     async def _replay(self) -> None:
         """In slices, with nobody waiting: the core would apply everything in one tick and miss its heartbeats."""
         journal, commit = self._journal, max(self._journal.getRaftCommitIndex(), self._applied_at_start)
-        for index in range(self._applied_at_start + 1, commit + 1):
+        applied = self._applied_at_start
+        for index in range(applied + 1, commit + 1):
+            if self.suspended is not None:
+                break
             command, _, term = journal.entry(index)
             self._apply(index, term, payload_of(command))
+            applied = index
             if index % REPLAY_ENTRIES == 0:
                 await self._clock.sleep(0)
-        self._core.resume(commit)
+        self._core.resume(applied)
 
     def _apply(self, index: int, term: int, payload: bytes | None) -> object:
         try:
@@ -311,7 +320,7 @@ class Raft:
         self._journal.barrier()
         self._reads.tick()
         self._release_applied()
-        behind = self.applied_index < self._core.raftCommitIndex
+        behind = self.applied_index < self._core.raftCommitIndex and self.suspended is None
         if behind or (self._core.is_alone() and self.commit_index < self.last_index and self.role is Role.LEADER):
             self.kick()
 
@@ -346,7 +355,7 @@ class Raft:
     def _may_append(self) -> bool:
         """Bounded in flight, on trusted time, and not on the way out. Not before something of this leader's own term is
         applied either: until then its state may lack what its predecessor had committed, and acknowledged."""
-        if self.role is not Role.LEADER or self._transfer is not None:
+        if self.role is not Role.LEADER or self._transfer is not None or self.suspended is not None:
             return False
         if self._journal.term_at(self.applied_index) != self.term:
             return False
@@ -405,6 +414,7 @@ class Raft:
             theirs, ours = getattr(hello, name), getattr(self._identity, name)
             if theirs != ours:
                 return f"{name} differs: {peer_id} has {theirs}, we have {ours}"
+        self._hellos[peer_id] = hello
         return None
 
     def on_connected(self, peer_id: str) -> None:
@@ -437,6 +447,33 @@ class Raft:
 
     def after_messages(self) -> None:
         self._tick()
+
+    # --- beside the log -----------------------------------------------------------------------------------------------
+
+    def listen(self, kind: str, handler: Callable[[str, Message], None]) -> None:
+        """Have ``handler(peer, message)`` told of every message of a type that is no business of consensus."""
+        self._handlers[kind] = handler
+
+    def tell(self, peer_id: str, message: Message) -> bool:
+        """Send such a message. It may be lost; False where it was not even sent."""
+        return self._transport.raw(peer_id, message)
+
+    def suspend(self, reason: str) -> None:
+        """Apply, append and serve nothing more in this process, and lead no longer than it takes to hand over. The
+        node goes on storing entries and voting: its copy counts, what it computes does not."""
+        if self.suspended is None:
+            _log.error("suspended", reason=reason, applied=self.applied_index)
+            self.suspended = reason
+            self._core.suspend()
+
+    def hellos(self) -> dict[str, Hello]:
+        """What every peer with a link said of itself when the link came up."""
+        links: dict[str, Link] = self._transport.peers()
+        return {
+            peer: hello
+            for peer, hello in self._hellos.items()
+            if (link := links.get(peer)) is not None and link.connected
+        }
 
     # --- reads --------------------------------------------------------------------------------------------------------
 
@@ -569,8 +606,8 @@ class Raft:
 
     def _drive_transfer(self) -> None:
         """Wait until our whole log is committed and the successor stores it, then ask it to campaign, once."""
-        if self._transfer is None and self.role is Role.LEADER and self._skew.is_off():
-            _log.warning("clock off, handing over", from_median_us=self._skew.from_median_us())
+        if self._transfer is None and self.role is Role.LEADER and (self.suspended or self._skew.is_off()):
+            _log.warning("handing over", suspended=self.suspended, clock_from_median_us=self._skew.from_median_us())
             self._begin_transfer(None, lambda: None)
         transfer = self._transfer
         if transfer is None:
@@ -585,7 +622,9 @@ class Raft:
             self._core.hand_over(successor)
 
     def _best_successor(self) -> str | None:
-        candidates = [peer for peer in self._core.connected_peers() if not self._skew.is_peer_off(peer)]
+        hellos = self.hellos()
+        able = (peer for peer in self._core.connected_peers() if peer not in hellos or self.may_lead(hellos[peer]))
+        candidates = [peer for peer in able if not self._skew.is_peer_off(peer)]
         return max(candidates, key=lambda peer: (self._core.match_index(peer), peer), default=None)
 
     # --- what there is to see -----------------------------------------------------------------------------------------

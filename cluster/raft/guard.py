@@ -195,7 +195,7 @@ class Guard:
         return message
 
     def _timeout_now(self, peer: str, message: Message) -> Message | None:
-        if message["term"] != self._core.raftCurrentTerm or peer != self._core.leader_id():
+        if message["term"] != self._core.raftCurrentTerm or peer != self._core.leader_id() or self._core.is_suspended():
             return None
         # The leader itself asks: no pre-vote. Its heartbeats are ignored until then, but not for ever.
         self._elected_to_campaign = True
@@ -216,7 +216,12 @@ class Guard:
         if self._transfer_until is not None and now >= self._transfer_until:
             self._transfer_until, self._elected_to_campaign = None, False
             self._core.end_transfer()
-        if self._core.is_leader() or self._core.is_alone() or self._core.election_deadline() >= now:
+        if self._core.is_leader() or self._core.election_deadline() >= now:
+            return
+        if self._core.is_suspended():
+            self._core.set_election_deadline(now + self._timing.election_max)  # what it applied trails what it stores
+            return
+        if self._core.is_alone():
             return
         if self._elected_to_campaign:
             self._transfer_until, self._elected_to_campaign = None, False

@@ -28,6 +28,7 @@ from cluster import faults
 from cluster.faults import ExitCode
 from cluster.storage.kv import Batch, Family, KeyValue
 from cluster.storage.witness import Mark, Witness
+from swoosh.errors import Corrupt
 
 Entry = tuple[bytes, int, int]
 """(command, index, term), as the core wants it. The first byte of a command is its type: 0 regular, 1 no-op."""
@@ -326,6 +327,26 @@ def _check_witness(mark: Mark | None, meta: Meta) -> None:
         faults.fatal(ExitCode.DAMAGED, "the store has lost batches that it had synced", **facts)
 
 
+def check_row(family: Family, key: bytes, row: bytes) -> None:
+    """Check what a journal keeps in a store, an entry of the log or term and vote, without believing any of it.
+
+    Raises:
+        Corrupt: it fails its checksum; both are named.
+    """
+    if family is Family.LOG:
+        (index,), (_, stored) = _KEY.unpack(key), _HEAD.unpack_from(row)
+        found, what = _entry_checksum(key, row), f"log entry {index}"
+    else:
+        stored, found, what = int.from_bytes(row[:4]), zlib.crc32(row[4:]), "term and vote"
+    if found != stored:
+        raise Corrupt(f"{what} fails its checksum: stored with {stored:08x}, its content has {found:08x}")
+
+
+def _entry_checksum(key: bytes, row: bytes) -> int:
+    (index,), (term, _) = _KEY.unpack(key), _HEAD.unpack_from(row)
+    return _checksum(index, term, row[_HEAD.size :])
+
+
 def _encode_meta(meta: Meta) -> bytes:
     body = msgspec.msgpack.encode(meta)
     return zlib.crc32(body).to_bytes(4) + body
@@ -348,6 +369,6 @@ def _decode_entry(key: bytes, value: bytes) -> Entry:
     (index,) = _KEY.unpack(key)
     term, crc = _HEAD.unpack_from(value)
     command = value[_HEAD.size :]
-    if _checksum(index, term, command) != crc:
+    if _entry_checksum(key, value) != crc:
         faults.fatal(ExitCode.DAMAGED, "a log entry fails its checksum", index=index, next=RUNBOOK)
     return command, index, term

@@ -84,6 +84,10 @@ class Flight:
     sent_at: float
 
 
+class Suspended(Exception):
+    """Nothing more is applied here; ends the library's walk through committed entries."""
+
+
 class Replica(SyncObj):
     """SyncObj as this node runs it. Names without underscore are ours; they are methods, never properties, because
     the library calls `getattr` on every attribute while it is still half built."""
@@ -107,6 +111,7 @@ class Replica(SyncObj):
         self._apply = apply
         self._flights: dict[str, Flight] = {}
         self._applied = 1
+        self._suspended = False
         seams.install(clock)
         super().__init__(
             Member(me),
@@ -118,7 +123,15 @@ class Replica(SyncObj):
 
     # --- replaced steps of the library --------------------------------------------------------------------------------
 
+    def _SyncObj__applyLogEntries(self) -> bool:
+        try:
+            return super()._SyncObj__applyLogEntries()
+        except Suspended:
+            return False
+
     def _SyncObj__doApplyCommand(self, command: bytes) -> object:
+        if self._suspended:
+            raise Suspended
         index = self.raftLastApplied + 1
         if index <= self._applied:
             return None
@@ -263,6 +276,13 @@ class Replica(SyncObj):
         """Wait a whole election timeout for a leader; a group of one need not wait for anybody."""
         patience = 0.0 if self.is_alone() else self._SyncObj__generateRaftTimeout()
         self.set_election_deadline(self._clock.monotonic() + patience)
+
+    def suspend(self) -> None:
+        """Apply nothing more, for the rest of this process. The log and the vote go on."""
+        self._suspended = True
+
+    def is_suspended(self) -> bool:
+        return self._suspended
 
     def end_transfer(self) -> None:
         """Listen to the leader again although it once asked us to take over."""

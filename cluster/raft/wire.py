@@ -11,6 +11,7 @@ This module must never act: it opens nothing, keeps no state but a half-received
 alone. Whether a well-formed message is *believable* (its term, its sender, its moment) is for guard.py.
 """
 
+import re
 import reprlib
 import struct
 from collections.abc import Callable, Iterator, Mapping
@@ -74,6 +75,10 @@ def _are_entries(value: object) -> bool:
 
 COUNTER = _integer(COUNTER_END)
 MICROSECONDS = _integer(MICROSECONDS_END)
+HASH = Kind(
+    lambda value: isinstance(value, str) and re.fullmatch(r"sha256-[0-9a-f]{64}", value) is not None,
+    "sha256- and 64 hex digits",
+)
 FLAG = Kind(lambda value: type(value) is bool, "true or false")
 COUNTER_OR_NOTHING = Kind(lambda value: value is None or COUNTER.accepts(value), f"null or {COUNTER.meaning}")
 ENTRIES = Kind(
@@ -111,6 +116,8 @@ MESSAGES: Mapping[str, Layout] = {
     # What does your wall clock say? `at` is the asker's monotonic reading, given back unread.
     "clock": {"at": MICROSECONDS},
     "clock_ok": {"at": MICROSECONDS, "wall_us": MICROSECONDS},
+    # A member's cluster hash at an applied index, to the leader. No term: a committed index names one history.
+    "checkpoint": {"index": COUNTER, "hash": HASH},
     # Both end in the transport: the first says that the receiver's hello was accepted, the second keeps a link alive.
     "welcome": {},
     "ping": {},

@@ -4,6 +4,9 @@
 |-----------|------------------------------------------|------------------------------------------------------------|
 | META      | `applied`                                | index, term, stamp (µs), ms and counter of the newest HLC  |
 | META      | `genesis`                                | the genesis document, canonical                            |
+| META      | `checkpoint`                             | the last state a majority agreed on                        |
+| META      | `halt`                                   | since when no majority agrees; gone once one does          |
+| META      | `diverged`                               | where this node's state contradicted the majority's        |
 | META      | `raft`                                   | term, vote, incarnation (cluster/raft/journal.py)          |
 | LOG       | index                                    | an entry (cluster/raft/journal.py)                         |
 | HEAD      | project                                  | the head row of a project: hashes of state and chains      |
@@ -34,6 +37,10 @@ from swoosh.hashing import PREFIX
 
 APPLIED = b"applied"
 GENESIS = b"genesis"
+CHECKPOINT = b"checkpoint"
+HALT = b"halt"
+DIVERGED = b"diverged"
+RAFT = b"raft"
 
 _NUL = b"\0"
 _AFTER_NUL = b"\1"
@@ -67,6 +74,11 @@ def path_of(key: bytes) -> tuple[str, ...]:
 def named(*parts: str) -> bytes:
     """A key made of names."""
     return _NUL.join(part.encode() for part in parts)
+
+
+def names_of(key: bytes) -> tuple[str, ...]:
+    """The names a key is made of."""
+    return tuple(part.decode() for part in key.split(_NUL))
 
 
 def under(name: str) -> tuple[bytes, bytes]:

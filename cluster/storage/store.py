@@ -14,8 +14,9 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, TypeVar
 
 import msgspec
@@ -25,13 +26,14 @@ from cluster.faults import ExitCode
 from cluster.storage import layout
 from cluster.storage.kv import Batch, Family, KeyValue
 from swoosh import canonical, idempotency, state
+from swoosh.entry import CheckpointItem
 from swoosh.errors import Corrupt
 from swoosh.facts import Known
 from swoosh.hlc import HLC, ZERO
 from swoosh.idempotency import LedgerEntry
 from swoosh.machine import Applied, HeadSummary, Position
 from swoosh.outcome import Refused
-from swoosh.state import Project, Row
+from swoosh.state import Head, Project, Row
 from swoosh.wal import WalRecord
 
 ORIGIN = Position(0, 0, 0)
@@ -53,6 +55,24 @@ class Undelivered:
     seq: int
 
 
+class Checkpoint(msgspec.Struct, frozen=True):
+    """What the members computed at index ``at``, as the log says: the hash of a majority and who reported it, or no
+    hash where none agrees. ``stamp_us`` is when the log said it."""
+
+    at: int
+    cluster_hash: str
+    nodes: tuple[str, ...]
+    stamp_us: int
+
+
+class Divergence(msgspec.Struct, frozen=True):
+    """This node computed ``ours`` at index ``at``, and a majority ``agreed``."""
+
+    at: int
+    ours: str
+    agreed: str
+
+
 class _Indexed(msgspec.Struct):
     """As much of a WAL record as an export looks at."""
 
@@ -69,6 +89,12 @@ class Store:
     def __init__(self, kv: KeyValue) -> None:
         self.kv = kv
         self._position, self._last_hlc = self._read_applied()
+        self.checkpoint = self._document(layout.CHECKPOINT, Checkpoint)
+        """The last state a majority agreed on; None before the first."""
+        self.halt = self._document(layout.HALT, Checkpoint)
+        """Where no majority agreed, as long as none has since; else None."""
+        self.divergence = self._document(layout.DIVERGED, Divergence)
+        """Set where this state was found to be wrong: no node may run on it."""
         newest = next(kv.iterate(Family.REJECTION, reverse=True), None)
         self._refusals = 0 if newest is None else layout.number_of(newest[0]) + 1
 
@@ -110,9 +136,33 @@ class Store:
         _put_records(batch, applied)
         for fact in applied.facts:
             _put(batch, Family.REGISTRY, layout.named(fact.kind, fact.subject), canonical.encode(fact))
+        for note in applied.notes:
+            if isinstance(note, CheckpointItem):
+                self._put_checkpoint(batch, Checkpoint(*note, applied.position.stamp_us))
         _put(batch, Family.META, layout.APPLIED, _pack_applied(applied.position, last_hlc))
         self.kv.write(batch, sync=False)
         self._position, self._last_hlc = applied.position, last_hlc
+
+    def mark_diverged(self, divergence: Divergence) -> None:
+        """Note, synced, that this state is wrong. Only another node's state, put in its place, ends that."""
+        batch = Batch()
+        _put(batch, Family.META, layout.DIVERGED, canonical.encode(divergence))
+        self.kv.write(batch, sync=True)
+        self.divergence = divergence
+
+    def _put_checkpoint(self, batch: Batch, found: Checkpoint) -> None:
+        """The newest agreement counts, and ends a disagreement that is not newer."""
+        if self.checkpoint is not None and found.at <= self.checkpoint.at:
+            return
+        if not found.cluster_hash:
+            self.halt = found
+            _put(batch, Family.META, layout.HALT, canonical.encode(found))
+            return
+        self.checkpoint = found
+        _put(batch, Family.META, layout.CHECKPOINT, canonical.encode(found))
+        if self.halt is not None and self.halt.at <= found.at:
+            self.halt = None
+            batch.delete(Family.META, layout.HALT)
 
     def reject(self, refused: Refused, at_us: int, signer: str = "") -> None:
         """Note a refusal for operators: node-local, outside every hash, the oldest dropped beyond
@@ -162,16 +212,34 @@ class Store:
             if rows:
                 raise Corrupt(f"project {project_id} has lost its head row")
             return None
-        try:
-            project = state.project_from_rows(project_id, [((project_id,), head), *rows])
-        except (KeyError, TypeError, msgspec.DecodeError) as error:
-            raise Corrupt(f"project {project_id} does not decode: {error!r}") from None
-        if project.state_hash != state.stored_state_hash(head):
-            raise Corrupt(
-                f"project {project_id} hashes to {project.state_hash}, "
-                f"its head row says {state.stored_state_hash(head)}"
-            )
-        return project
+        with _decoding(project_id):
+            return _checked(state.project_from_rows(project_id, [((project_id,), head), *rows]), head)
+
+    def verify_project(self, project_id: str) -> Iterator[None]:
+        """Read and hash a project anew, a little between one ``yield`` and the next. Entries that are applied meanwhile
+        do not disturb: what is read is the project as it was at the first step.
+
+        Raises:
+            Corrupt: as ``project``.
+        """
+        start, end = layout.under(project_id)
+        found = self.kv.iterate(Family.PROJECT, start, end)
+        first = next(found, None)  # the iteration begins, and stands still, together with the head that is read next
+        head = self._get(Family.HEAD, layout.named(project_id))
+        if head is None:
+            return
+        rows = (
+            (layout.path_of(key), _opened(Family.PROJECT, key, value))
+            for key, value in chain([] if first is None else [first], found)
+        )
+        with _decoding(project_id):
+            project = yield from state.project_in_steps(project_id, chain([((project_id,), head)], rows))
+            _checked(project, head)
+
+    def head(self, project_id: str) -> Head | None:
+        """Where the state and the chains of a project stand, by its head row."""
+        found = self._get(Family.HEAD, layout.named(project_id))
+        return None if found is None else _decoded("head row", found, Head)
 
     def ledger(self, project_id: str, idem_key: str) -> LedgerEntry | None:
         """What a key was used for, or None."""
@@ -182,6 +250,10 @@ class Store:
         """The newest fact of each kind and subject."""
         for key, value in self.kv.iterate(Family.REGISTRY):
             yield _decoded("fact", _opened(Family.REGISTRY, key, value), Known)
+
+    def fact(self, key: bytes) -> bytes | None:
+        """The stored bytes of the fact under a key of its family."""
+        return self._get(Family.REGISTRY, key)
 
     # --- records ------------------------------------------------------------------------------------------------------
 
@@ -220,6 +292,14 @@ class Store:
         notes = (_opened(Family.REJECTION, *row) for row in self.kv.iterate(Family.REJECTION, reverse=True))
         return islice((note for note in notes if _concerns(note, project_id, signer)), limit)
 
+    def check_row(self, family: Family, key: bytes, row: bytes) -> bytes:
+        """A row as it lies in one of this store's families, without its checksum.
+
+        Raises:
+            Corrupt: the checksum is not that of its content; both are named.
+        """
+        return _opened(family, key, row)
+
     # --- beside the state ---------------------------------------------------------------------------------------------
 
     @property
@@ -242,6 +322,10 @@ class Store:
     def _get(self, family: Family, key: bytes) -> bytes | None:
         value = self.kv.get(family, key)
         return None if value is None else _opened(family, key, value)
+
+    def _document(self, key: bytes, kind: type[T]) -> T | None:
+        data = self._get(Family.META, key)
+        return None if data is None else _decoded(key.decode(), data, kind)
 
     def _read_applied(self) -> tuple[Position, HLC]:
         raw = self._get(Family.META, layout.APPLIED)
@@ -278,6 +362,21 @@ def _pack_applied(position: Position, last_hlc: HLC) -> bytes:
     return _APPLIED.pack(position.index, position.term, position.stamp_us, last_hlc.ms, last_hlc.counter)
 
 
+@contextmanager
+def _decoding(project_id: str) -> Iterator[None]:
+    try:
+        yield
+    except (KeyError, TypeError, msgspec.DecodeError) as error:
+        raise Corrupt(f"project {project_id} does not decode: {error!r}") from None
+
+
+def _checked(project: Project, head_row: bytes) -> Project:
+    claimed = state.stored_head(head_row).state_hash
+    if project.state_hash != claimed:
+        raise Corrupt(f"project {project.id} hashes to {project.state_hash}, its head row says {claimed}")
+    return project
+
+
 def _concerns(note: bytes, project_id: str | None, signer: str | None) -> bool:
     document = _decoded("refusal", note, dict[str, Any])
     return project_id in (None, document["project"]) and signer in (None, document["signer"])
@@ -295,9 +394,12 @@ def _put(batch: Batch, family: Family, key: bytes, value: bytes) -> None:
 
 
 def _opened(family: Family, key: bytes, row: bytes) -> bytes:
-    value = row[_CRC_BYTES:]
-    if row[:_CRC_BYTES] != _checksum(key, value):
-        raise Corrupt(f"a row of {family.value} fails its checksum: {key!r}")
+    value, expected = row[_CRC_BYTES:], _checksum(key, row[_CRC_BYTES:])
+    if row[:_CRC_BYTES] != expected:
+        raise Corrupt(
+            f"a row of {family.value} fails its checksum: {key!r} "
+            f"has {row[:_CRC_BYTES].hex()}, its content {expected.hex()}"
+        )
     return value
 
 

@@ -49,6 +49,10 @@ class Gauges(NamedTuple):
     peers_reachable: Mapping[str, bool]
     peers_lag: Mapping[str, int]
     watchers: int
+    checkpoint_index: int = 0
+    halted: bool = False
+    scrub_passes: int = 0
+    scrub_steps: int = 0
 
 
 class Metrics:
@@ -176,6 +180,10 @@ def _gauges(now: Gauges) -> Iterator[Metric]:
     yield gauge("swoosh_raft_faults_left", "Members that may still fail", now.faults_left)
     yield gauge("swoosh_clock_ok", "1 while time may be judged here", now.clock_ok)
     yield gauge("swoosh_ready", "1 while this node may serve", now.ready)
+    yield gauge("swoosh_checkpoint_index", "Newest entry at which a majority agreed on the state", now.checkpoint_index)
+    yield gauge("swoosh_halted", "1 while no majority agrees on the state", now.halted)
+    yield gauge("swoosh_scrub_passes", "Times everything stored was read since the start", now.scrub_passes)
+    yield gauge("swoosh_scrub_steps", "Rows and records read in the pass under way", now.scrub_steps)
     yield gauge("swoosh_http_watchers", "Open event streams", now.watchers)
     reachable = GaugeMetricFamily("swoosh_raft_peer_reachable", "1 while the link to the peer stands", labels=["peer"])
     lag = GaugeMetricFamily("swoosh_raft_peer_lag", "Entries the peer lacks, as the leader sees it", labels=["peer"])

@@ -14,12 +14,12 @@ from typing import Any
 
 import msgspec
 
-from chaos.solo import Solo, the_chart
+from chaos.solo import CHART, Solo, the_chart
 from cluster import faults
 from cluster.answers import Answer, not_admitted
 from cluster.config import Config
 from cluster.entropy import SeededEntropy
-from cluster.node import Node
+from cluster.node import REDUCER_VERSION, Node
 from cluster.nodekey import NodeKey
 from cluster.raft.journal import Journal
 from cluster.raft.replica import Timing
@@ -27,7 +27,8 @@ from cluster.storage.snapshots import MemoryShelf, Snapshots
 from cluster.storage.store import ORIGIN
 from cluster.storage.store import Store as StateStore
 from cluster.tls import Credentials
-from swoosh import genesis, state
+from swoosh import genesis, limits, state
+from swoosh.chart import Chart, load_chart
 from swoosh.entry import Item, ProposalItem, owed
 from swoosh.outcome import Accepted, Code
 from swoosh.proposal import CLUSTER, DEFAULT_PROJECT
@@ -42,6 +43,10 @@ class NodeHost(OurHost):
 
     cluster: Group
     node: Node
+    chart: Chart | None = None
+    """What its build has; None is the chart of the group."""
+    claimed_chart: str | None = None
+    """What its build says it has, where that is something else."""
 
     def __init__(self, cluster: Cluster, name: str) -> None:
         super().__init__(cluster, name)
@@ -52,23 +57,31 @@ class NodeHost(OurHost):
         return self.node.start()
 
     def _build(self) -> None:
-        people = self.cluster.people
+        people, chart = self.cluster.people, self.chart or self.cluster.people.chart
         self.transport = MemoryTransport(self)
         store = StateStore(self.store)
         self.node = Node(
-            config=_config(self.name, people),
+            config=replace(_config(self.name, people), scrub_period=self.cluster.scrub_period),
             genesis=people.genesis,
-            identity=replace(IDENTITY, cluster_id=people.machine.cluster_id),
-            chart=people.chart,
+            identity=replace(
+                IDENTITY,
+                cluster_id=people.machine.cluster_id,
+                chart_hash=self.claimed_chart or chart.hash,
+                reducer_version=REDUCER_VERSION,
+            ),
+            chart=chart,
             store=store,
-            snapshots=Snapshots(store, MemoryShelf(), people.chart, self.clock),
+            snapshots=Snapshots(store, MemoryShelf(), chart, self.clock),
             journal=Journal.open(self.store, self.witness, cluster_id="c", node=self.name),
             transport=self.transport,
             forwarder=Hop(self),
             key=NodeKey.of(people.keys["n1"]),
             clock=self.clock,
             entropy=SeededEntropy(f"{self.cluster.seed}/{self.name}/{self.life}"),
+            checkpoint_every=self.cluster.checkpoint_every,
         )
+        ended = self.node._ended
+        self.node._ended = lambda task: self.run(lambda: ended(task))  # type: ignore[method-assign]
         self.raft = self.node.raft
 
     def lose_unsynced(self) -> None:
@@ -93,7 +106,16 @@ class Hop:
 class Group(Cluster):
     """Nodes n0, n1, … of one cluster, and the people who sign."""
 
-    def __init__(self, seed: int, *, nodes: int = 3, **how: Any) -> None:
+    def __init__(
+        self,
+        seed: int,
+        *,
+        nodes: int = 3,
+        checkpoint_every: int = limits.CHECKPOINT_EVERY,
+        scrub_period: float = 86_400.0,
+        **how: Any,
+    ) -> None:
+        self.checkpoint_every, self.scrub_period = checkpoint_every, scrub_period
         names = tuple(f"n{number}" for number in range(nodes))
         self.people = Solo(the_chart(), nodes=nodes)
         self.people.genesis = msgspec.structs.replace(self.people.genesis, nodes=names)
@@ -175,6 +197,25 @@ class Group(Cluster):
     def __exit__(self, *_: object) -> None:
         super().__exit__()
         faults.disarm()
+
+
+def next_chart() -> Chart:
+    """The same machine under another hash."""
+    return load_chart(CHART.read_text(encoding="utf-8").replace('version: "1"', 'version: "2"', 1))
+
+
+def claim(group: Group, name: str, chart: Chart) -> None:
+    """Have the node say, whenever a link comes up, that its build has this chart."""
+    host = group.host(name)
+    host.run(host.kill)
+    host.claimed_chart = chart.hash
+    host.start()
+
+
+def activation(group: Group, host: NodeHost, chart: Chart) -> ProposalItem:
+    """CHART_ACTIVATED for this chart, signed, on record as supported by everybody."""
+    inputs = {"chart_hash": chart.hash, "version": chart.version, "supported_by": group.names}
+    return group.command(host.name, "CHART_ACTIVATED", inputs)
 
 
 def accepted(answer: Answer) -> Accepted:

@@ -14,7 +14,7 @@ from cluster.faults import ExitCode
 from cluster.storage.kv import Batch, Family
 from swoosh.hashing import digest
 from swoosh.outcome import Accepted, Code, Refused
-from tests.cluster.group import Group, NodeHost, accepted
+from tests.cluster.group import Group, NodeHost, accepted, activation, claim, next_chart
 from tests.raft.cluster import raise_stopped
 
 
@@ -170,15 +170,29 @@ def test_requests_are_held_through_an_election() -> None:
 
 
 def test_a_chart_activated_in_flight_divides_nobody() -> None:
+    """What follows it in the log is judged by the new chart, on every node, also where that takes another build."""
     with Group(12) as group:
+        chart = next_chart()
+        for name in group.names:
+            claim(group, name, chart)
         leader = group.leading()
-        inputs = {"chart_hash": digest("solo", "next"), "version": "2", "supported_by": group.names}
-        asked = [group.ask(leader.name, group.command(leader.name, "CHART_ACTIVATED", inputs))]
+        asked = [group.ask(leader.name, activation(group, leader, chart))]
         group.run_until(lambda: leader.raft.last_index > leader.raft.commit_index)
-        asked.append(group.ask(leader.name, group.create("atlas")))
-        for each in asked:
-            assert accepted(group.answers(each)[0])
+        asked.append(group.ask(leader.name, group.create("atlas"), within=1.0))
+        assert accepted(group.answers(asked[0])[0])
+        (answer,) = group.answers(asked[1])
+        assert isinstance(answer, Unavailable) and answer.code is Code.OUTCOME_UNKNOWN
+        assert len({(h.node.machine.position.index, h.node.machine.cluster_hash) for h in group.live()}) == 1
+        for host in group.live():
+            host.store.flush()  # stopped in order: the next build need not judge what only the old one can
+            host.run(host.kill)
+        for name in group.names:
+            host = group.host(name)
+            host.chart, host.claimed_chart = chart, None
+            host.start()
         group.converge()
+        for host in group.live():
+            assert host.node.machine.project("atlas") is not None
 
 
 def test_a_damaged_row_stops_the_node_as_damaged_whoever_reads_it() -> None:

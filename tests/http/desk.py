@@ -60,6 +60,7 @@ class Store:
         self.refused: list[Refused] = []
         self.signers: list[str] = []
         self.ledger = memory.ledger
+        self.checkpoint = None
 
     def wal(self, project: str, from_seq: int, limit: int) -> Iterator[bytes]:
         first = max(from_seq, 1) - 1
@@ -115,6 +116,12 @@ class Desk:
         self.admission = Admission(CHART, self.cluster_id, lambda: self.machine.registry, insecure=self.insecure)
         self.on_applied: list[Callable[[Applied], None]] = []
         self.snapshots = FakeSnapshots()
+        self.checkpoints = SimpleNamespace(halted=None, document=lambda: {"checkpoint": None, "halted": None})
+        self.scrubber = SimpleNamespace(
+            passes=0,
+            steps=0,
+            document=lambda: dict(passes=0, steps=0, steps_last_pass=0, reading="", age_s=None, period_s=86_400.0),
+        )
         self.raft = FakeRaft(self)
 
     @property
@@ -225,6 +232,7 @@ class FakeRaft:
         self._desk = desk
         self.role, self.leader, self.term = Role.LEADER, "n1", 1
         self.clock_ok = True
+        self.suspended: str | None = None
         self.down: set[str] = set()
         self.behind = 0
 

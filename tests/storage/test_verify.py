@@ -25,7 +25,7 @@ from cluster.storage.witness import Mark, MemoryWitness
 from cluster.verify import Finding, Report
 from swoosh import canonical, decision, idempotency, snapshot, state, wal
 from swoosh import entry as log_entry
-from swoosh.entry import BatchItem, FactItem, Item, LogEntry, ProposalItem
+from swoosh.entry import BatchItem, FactItem, Item, LogEntry, Note, ProposalItem
 from swoosh.wal import WalRecord
 from tests.storage.history import NODE, REGULAR, create, history, overwrite, recorded, write_log
 
@@ -258,7 +258,7 @@ def test_a_snapshot_that_is_not_what_its_manifest_says_is_found() -> None:
 # --- planted lies: signatures -----------------------------------------------------------------------------------------
 
 
-def tampered(change: Callable[[Item], Item | None]) -> tuple[MemoryKeyValue, int]:
+def tampered(change: Callable[[Item | Note], Item | None]) -> tuple[MemoryKeyValue, int]:
     """A store whose log holds one changed item, and the index of its entry."""
     entries = list(history().entries)
     for position, (index, term, data) in enumerate(entries):
@@ -283,13 +283,13 @@ def altered(sent: bytes, **changed: object) -> bytes:
     return canonical.encode(msgspec.json.decode(sent) | changed)
 
 
-def another_word(item: Item) -> Item | None:
+def another_word(item: Item | Note) -> Item | None:
     if isinstance(item, ProposalItem) and not item.trusted:
         return item._replace(sent=altered(item.sent, evidence=["ucxl://something/else"]))
     return None
 
 
-def no_signature(item: Item) -> Item | None:
+def no_signature(item: Item | Note) -> Item | None:
     if isinstance(item, ProposalItem):
         document = msgspec.json.decode(item.sent)
         del document["signature"]
@@ -297,22 +297,22 @@ def no_signature(item: Item) -> Item | None:
     return None
 
 
-def fewer_voters(item: Item) -> Item | None:
+def fewer_voters(item: Item | Note) -> Item | None:
     return item._replace(voters=item.voters[1:]) if isinstance(item, ProposalItem) and item.voters else None
 
 
-def forged_voter(item: Item) -> Item | None:
+def forged_voter(item: Item | Note) -> Item | None:
     return item._replace(voters=("hmmm:pubkey:ed25519:" + "0" * 64,)) if isinstance(item, ProposalItem) else None
 
 
-def fact_of_tomorrow(item: Item) -> Item | None:
+def fact_of_tomorrow(item: Item | Note) -> Item | None:
     if isinstance(item, FactItem):
         later = msgspec.json.decode(item.sent)["expires_at"] + 1
         return FactItem(altered(item.sent, expires_at=later))
     return None
 
 
-def batch_with_one_less(item: Item) -> Item | None:
+def batch_with_one_less(item: Item | Note) -> Item | None:
     return item._replace(proposals=item.proposals[:1]) if isinstance(item, BatchItem) else None
 
 
@@ -320,7 +320,7 @@ TAMPERING = [another_word, no_signature, fewer_voters, forged_voter, fact_of_tom
 
 
 @pytest.mark.parametrize("change", TAMPERING, ids=lambda change: change.__name__)
-def test_an_item_nobody_signed_is_found_in_the_log(change: Callable[[Item], Item | None]) -> None:
+def test_an_item_nobody_signed_is_found_in_the_log(change: Callable[[Item | Note], Item | None]) -> None:
     kv, index = tampered(change)
     findings = examine(kv).findings
     assert checks(findings) == {"signature"}

@@ -40,6 +40,7 @@ SENTENCES: list[Message] = [
     {"type": "index_answer", "id": 6, "index": None},
     {"type": "clock", "at": 5_000_000},
     {"type": "clock_ok", "at": 5_000_000, "wall_us": 1_760_000_000_000_000},
+    {"type": "checkpoint", "index": 1_000, "hash": "sha256-" + "5c" * 32},
     {"type": "welcome"},
     {"type": "ping"},
 ]
@@ -60,6 +61,7 @@ FORBIDDEN: dict[str, Message] = {
         "data": PICKLE,
     },
     "a pickled entry beside proper ones": SENTENCES[2] | {"transmission": "finish", "data": PICKLE},
+    "a report without a hash": {"type": "checkpoint", "index": 5, "hash": "sha256-"},
     "a snapshot chunk": {"type": "append_entries", "term": 3, "commit_index": 10, "serialized": (PICKLE, True, True)},
     "no snapshot chunk": {"type": "append_entries", "term": 3, "commit_index": 10, "serialized": None},
     "a membership command": SENTENCES[2] | {"entries": ((b"\x02" + PICKLE, 12, 3),)},
