@@ -52,8 +52,7 @@ class Scrubber:
 
     def __init__(self, machine: Machine, store: Store, chart: Chart, genesis: Genesis, clock: Clock, period: float):
         self._machine, self._store, self._clock, self._period = machine, store, clock, period
-        self._subject = Subject(store, chart, genesis)
-        self._begun: dict[str, str | None] = {}
+        self._begun = origins(Subject(store, chart, genesis))
         self._steps_last_pass = 0
         self._finished_at: float | None = None
         self.passes = 0
@@ -70,7 +69,6 @@ class Scrubber:
             Corrupt: something stored is not what was written; the text names it and both hashes.
         """
         await self._clock.sleep(min(FIRST_AFTER_SECONDS, self._period / 10))
-        self._begun = origins(self._subject)
         while True:
             started = self._clock.monotonic()
             await self._pass()

@@ -17,7 +17,7 @@ import argparse
 import asyncio
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
@@ -27,13 +27,14 @@ import msgspec
 import structlog
 
 from cluster import faults
+from cluster.checkpoints import is_due
 from cluster.config import packaged_chart
 from cluster.faults import ExitCode
 from cluster.raft.journal import Journal, Meta
 from cluster.raft.replica import payload_of
 from cluster.storage.kv import KeyValue
 from cluster.storage.snapshots import opened
-from cluster.storage.store import ORIGIN, Store
+from cluster.storage.store import ORIGIN, Checkpoint, Store
 from cluster.storage.witness import MemoryWitness
 from swoosh import decision, facts, genesis, idempotency, principal, proposal, signing, snapshot, wal
 from swoosh import entry as log_entry
@@ -69,11 +70,13 @@ class Report(msgspec.Struct, frozen=True):
     """The result of checks on a store as of ``index``.
 
     ``unchecked`` says what could not be checked and why; it is no finding. At most ``FINDINGS_MAX`` are listed.
+    ``checkpoint`` is the last state that a majority of the nodes agreed on.
     """
 
     index: int
     findings: tuple[Finding, ...]
     unchecked: tuple[str, ...] = ()
+    checkpoint: Checkpoint | None = None
 
 
 class Subject(NamedTuple):
@@ -116,7 +119,7 @@ def examine(kv: KeyValue, chart: Chart) -> Report:
     except (Corrupt, Malformed) as error:
         return Report(0, (Finding("state", "store", str(error)),))
     unchecked = (f"signatures before index {first}, where the log begins",) if first > 1 else ()
-    return Report(upto, tuple(findings[:FINDINGS_MAX]), unchecked)
+    return Report(upto, tuple(findings[:FINDINGS_MAX]), unchecked, found.store.checkpoint)
 
 
 def examine_replay(kv: KeyValue, chart: Chart, base: KeyValue | None = None) -> Report:
@@ -183,7 +186,10 @@ def _journal(kv: KeyValue) -> Journal:
 
 def verify_state(found: Subject) -> list[Finding]:
     """Load every project; compare with the manifest, if the store is a snapshot's."""
-    broken = []
+    broken, wrong = [], found.store.divergence
+    if wrong is not None:
+        reason = f"a majority agreed on {wrong.agreed}, this node computed {wrong.ours}"
+        broken.append(Finding("state", f"index {wrong.at}", reason))
     for project_id, _ in found.store.projects():
         try:
             found.store.project(project_id)
@@ -411,12 +417,15 @@ def replay(entries: Iterable[Entry], found: Subject, base: Source) -> list[Findi
     """
     source = _Replayed(base)
     machine = found.machine(source)
+    noted: dict[int, str] = {}
     for index, term, data in entries:
         applied = machine.apply(index, term, data)
         source.commit(applied)
-        different = _first_difference(found.store, applied)
+        different = _first_difference(found.store, applied) or _disagreement(noted, applied)
         if different is not None:
             return [different]
+        if is_due(applied):
+            noted[index] = machine.cluster_hash
     stored = found.machine()
     if (machine.position, machine.cluster_hash) == (stored.position, stored.cluster_hash):
         return []
@@ -436,6 +445,17 @@ def _first_difference(store: Store, applied: Applied) -> Finding | None:
         kept = store.decision(decided.dr_id)
         if kept != decided_data:
             return Finding("replay", place, f"Decision Record {decided.dr_id}: {_differing(kept, decided_data)}")
+    return None
+
+
+def _disagreement(noted: Mapping[int, str], applied: Applied) -> Finding | None:
+    """Where the nodes agreed on another state than the replay gives."""
+    for note in applied.notes:
+        if isinstance(note, CheckpointItem) and note.cluster_hash:
+            replayed = noted.get(note.at, note.cluster_hash)
+            if replayed != note.cluster_hash:
+                reason = f"{', '.join(note.nodes)} agreed on {note.cluster_hash}, replay gives {replayed}"
+                return Finding("replay", f"index {note.at}", reason)
     return None
 
 

@@ -62,3 +62,6 @@ def _print(reports: list[Report], checked: str) -> None:
         print_table(("CHECK", "PLACE", "REASON"), [(each.check, each.place, each.reason) for each in findings])
     else:
         click.echo(f"verified at index {reports[0].index}: {checked}")
+    last = reports[0].checkpoint
+    if last is not None:
+        click.echo(f"{', '.join(last.nodes)} agreed at index {last.at} on {last.cluster_hash}")

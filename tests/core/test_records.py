@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from chaos.solo import Solo, the_chart
 from chaos.steer import drive, step
 from swoosh import canonical, decision, entry, idempotency, state, wal
-from swoosh.entry import BatchItem, FactItem, LogEntry, ProposalItem
+from swoosh.entry import BatchItem, CheckpointItem, FactItem, LogEntry, MarkItem, ProposalItem
 from swoosh.errors import Corrupt
 from swoosh.hashing import PREFIX, digest_hex
 
@@ -23,8 +23,11 @@ PROPOSALS = st.builds(ProposalItem, SENT, st.booleans(), st.lists(WHO, max_size=
 ITEMS = (
     PROPOSALS | st.builds(FactItem, SENT) | st.builds(BatchItem, WHO, WHO, st.lists(PROPOSALS, max_size=3).map(tuple))
 )
+NOTES = st.builds(MarkItem) | st.builds(
+    CheckpointItem, st.integers(0, 2**63), WHO, st.lists(WHO, max_size=3).map(tuple)
+)
 ENTRIES = st.builds(
-    LogEntry, WHO, WHO, st.integers(0, 2**63), st.integers(0, 2**63), st.lists(ITEMS, max_size=4).map(tuple)
+    LogEntry, WHO, WHO, st.integers(0, 2**63), st.integers(0, 2**63), st.lists(ITEMS | NOTES, max_size=4).map(tuple)
 )
 
 

@@ -15,11 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chaos.solo import TERM, Solo, the_chart
-from chaos.steer import drive, step
-from swoosh import canonical, entry, invariants, state
+from chaos.steer import drive, license_fact, step
+from swoosh import canonical, entry, facts, invariants, state
 from swoosh.catalog import EFFECTS
 from swoosh.entry import Item, LogEntry, ProposalItem
-from swoosh.errors import InvariantBroken
+from swoosh.errors import Corrupt, InvariantBroken
 from swoosh.machine import Applied, Machine, Pending
 from swoosh.outcome import Accepted, Code, FactAccepted, Refused
 from swoosh.reducer import Place
@@ -141,6 +141,49 @@ def test_an_effect_that_raises_is_internal_and_says_the_same_everywhere(monkeypa
     (outcome,) = solo.apply(solo.item(solo.document("CONTROL_PAUSED", {"reason": "audit"}))).outcomes
     assert isinstance(outcome, Refused) and outcome.code is Code.INTERNAL
     assert outcome.reasons == ("KeyError",), "no address, no text that differs between two builds"
+
+
+def test_a_fact_whose_judgement_raises_is_internal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(facts, "refusal", lambda *_, **__: 1 // 0)
+    solo = at_work().fork()
+    outcome = solo.fact(*license_fact(solo))
+    assert isinstance(outcome, Refused) and (outcome.code, outcome.reasons) == (Code.INTERNAL, ("ZeroDivisionError",))
+
+
+@pytest.mark.parametrize("unwell", [MemoryError, RecursionError, OSError, SystemError, Corrupt])
+def test_what_says_that_the_process_is_unwell_is_no_outcome(
+    monkeypatch: pytest.MonkeyPatch, unwell: type[Exception]
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise unwell("planted")
+
+    monkeypatch.setitem(EFFECTS, "record_pause", fails)
+    monkeypatch.setattr(facts, "refusal", fails)
+    solo = at_work().fork()
+    before = solo.machine.position
+    with pytest.raises(unwell):
+        solo.apply(solo.item(solo.document("CONTROL_PAUSED", {"reason": "audit"})))
+    with pytest.raises(unwell):
+        solo.fact(*license_fact(solo))
+    assert solo.machine.position == before
+
+
+def test_notes_change_nothing_and_have_no_outcome() -> None:
+    solo = at_work().fork()
+    before, kept = solo.machine.cluster_hash, entry.CheckpointItem(7, "sha256-x", ("n1", "n2"))
+    data = entry.encode(
+        LogEntry(solo.chart.hash, "n1", TERM, solo.machine.position.stamp_us + 1, (entry.MarkItem(), kept))
+    )
+    applied = solo.feed(solo.machine.position.index + 1, TERM, data)
+    assert changed_nothing(applied) and applied.outcomes == () and solo.machine.cluster_hash == before
+    assert applied.notes == (entry.MarkItem(), kept)
+
+
+def test_no_node_can_hand_another_a_note() -> None:
+    mixed = entry.encode(LogEntry("c", "n1", TERM, 1, (entry.MarkItem(),)))
+    assert entry.decode(mixed).items == (entry.MarkItem(),)
+    with pytest.raises(Corrupt):
+        entry.unpack_items(entry.pack_items([entry.MarkItem()]))  # type: ignore[list-item]
 
 
 @pytest.mark.parametrize(

@@ -20,12 +20,12 @@ from cluster.raft.journal import Journal
 from cluster.storage import layout, store
 from cluster.storage.kv import Batch, Delete, DeleteRange, Family, KeyValue, MemoryKeyValue, Put, RocksKeyValue
 from cluster.storage.snapshots import DirectoryShelf, Snapshots
-from cluster.storage.store import Store
+from cluster.storage.store import Divergence, Store
 from cluster.storage.witness import Mark, MemoryWitness
 from cluster.verify import Finding, Report
 from swoosh import canonical, decision, idempotency, snapshot, state, wal
 from swoosh import entry as log_entry
-from swoosh.entry import BatchItem, FactItem, Item, LogEntry, Note, ProposalItem
+from swoosh.entry import BatchItem, CheckpointItem, FactItem, Item, LogEntry, MarkItem, Note, ProposalItem
 from swoosh.wal import WalRecord
 from tests.storage.history import NODE, REGULAR, create, history, overwrite, recorded, write_log
 
@@ -149,6 +149,41 @@ def test_replay_finds_a_state_that_was_computed_otherwise() -> None:
     assert finding.check == "replay"
     assert "cluster_hash" in finding.reason or "sha256-" in finding.reason
     assert "chain" in checks(examine(kv).findings)
+
+
+def with_checkpoint(cluster_hash: str) -> MemoryKeyValue:
+    """A store whose log ends with a mark, and the checkpoint that says what the nodes computed there."""
+    told, kv = history(), MemoryKeyValue()
+    index, term, _ = told.entries[-1]
+    stamp = max(log_entry.decode(data).stamp_us for _, _, data in told.entries if data is not None)
+    notes: tuple[Note, ...] = (MarkItem(), CheckpointItem(index + 1, cluster_hash, ("n1", "n2")))
+    entries = list(told.entries)
+    for after, note in enumerate(notes, 1):
+        entry = LogEntry(told.chart.hash, "n1", term, stamp + after, (note,))
+        entries.append((index + after, term, log_entry.encode(entry)))
+    write_log(kv, entries)
+    store = create(kv)
+    machine = told.machine(store)
+    for each in entries:
+        store.commit(machine.apply(*each))
+    return kv
+
+
+def test_replay_compares_with_what_the_nodes_agreed_on() -> None:
+    honest, other = with_checkpoint(history().hashes[-1]), with_checkpoint("sha256-" + "0" * 64)
+    assert replayed(honest).findings == ()
+    (finding,) = replayed(other).findings
+    assert finding.check == "replay" and "n1, n2 agreed on sha256-0000" in finding.reason
+    found = examine(honest)
+    assert found.findings == () and found.checkpoint is not None
+    assert found.checkpoint.cluster_hash == history().hashes[-1]
+
+
+def test_a_store_marked_as_diverged_never_verifies() -> None:
+    kv = MemoryKeyValue()
+    recorded(kv).mark_diverged(Divergence(7, "sha256-ours", "sha256-theirs"))
+    (finding,) = examine(kv).findings
+    assert finding.place == "index 7" and "sha256-theirs" in finding.reason
 
 
 def test_replay_finds_a_fact_that_was_never_accepted() -> None:
