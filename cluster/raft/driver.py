@@ -606,8 +606,11 @@ class Raft:
 
     def _drive_transfer(self) -> None:
         """Wait until our whole log is committed and the successor stores it, then ask it to campaign, once."""
-        if self._transfer is None and self.role is Role.LEADER and (self.suspended or self._skew.is_off()):
-            _log.warning("handing over", suspended=self.suspended, clock_from_median_us=self._skew.from_median_us())
+        if self._transfer is None and self.role is Role.LEADER and self._skew.is_off():
+            _log.warning("clock off, handing over", from_median_us=self._skew.from_median_us())
+            self._begin_transfer(None, lambda: None)
+        elif self._transfer is None and self.role is Role.LEADER and self.suspended is not None:
+            _log.warning("suspended, handing over", reason=self.suspended)
             self._begin_transfer(None, lambda: None)
         transfer = self._transfer
         if transfer is None:
