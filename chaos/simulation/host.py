@@ -186,6 +186,7 @@ class Life(Station):
             key=world.node_keys[self.name],
             clock=self.clock,
             entropy=SeededEntropy(f"{plan.seed}/{self.name}/{host.lives}"),
+            checkpoint_every=plan.checkpoint_every,
         )
         self.raft = self.node.raft
         _, self._public = await web.serve(public_app(self.node, Metrics(world.chart), Limits()))

@@ -51,6 +51,8 @@ class Plan(msgspec.Struct, frozen=True, omit_defaults=True):
     latency: tuple[float, float] = (0.0005, 0.01)
     http: Http = Http()
     snapshot_every: int = 40
+    """Entries, as `checkpoint_every`."""
+    checkpoint_every: int = 10
     wall_offsets_us: tuple[int, ...] = ()
     steps: tuple[Step, ...] = ()
 
@@ -213,6 +215,7 @@ def make(seed: int, nodes: int = 3) -> Plan:
         latency=chance.choice([(0.0002, 0.002), (0.0005, 0.01), (0.001, 0.05)]),
         http=Http(*shares),
         snapshot_every=chance.choice([5, 20, 100]),
+        checkpoint_every=chance.choice([3, 10, 50]),
         wall_offsets_us=tuple(chance.randint(-150_000, 150_000) for _ in range(nodes)) if skewed else (),
         steps=tuple(sorted(draft.steps, key=lambda step: step.at)),
     )

@@ -52,6 +52,7 @@ _TEDIOUS = frozenset({"state_pre_hash", "state_post_hash", "hlc", "window_id", "
 RECOVERY_SECONDS = 30.0
 """Within which a healed cluster is whole again and accepts."""
 ELECTION_SECONDS = 10.0
+SCRUB_SECONDS = 10.0
 EVENTS_KEPT = 200
 GLANCE_SECONDS = 0.05
 STOPS_EXPECTED = frozenset({ExitCode.DISK})
@@ -158,6 +159,7 @@ class World:
             snapshots_path=NOWHERE,
             credentials=Credentials(NOWHERE, NOWHERE, NOWHERE),
             timing=Timing(),
+            scrub_period=SCRUB_SECONDS,
             rate_per_signer=0,
             rate_per_ip=0,
         )
