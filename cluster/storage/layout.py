@@ -34,6 +34,10 @@ from swoosh.hashing import PREFIX
 
 APPLIED = b"applied"
 GENESIS = b"genesis"
+SHARED_META = frozenset((APPLIED, GENESIS))
+"""What of META is the same on every node at the same entry; everything else there is one node's own."""
+NODE_LOCAL = (Family.REJECTION, Family.SNAPSHOT)
+"""Families that, like LOG, tell about one node and are no part of the state."""
 
 _NUL = b"\0"
 _AFTER_NUL = b"\1"
