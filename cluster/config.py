@@ -21,7 +21,10 @@ from typing import Any
 import msgspec
 
 from cluster import faults
+from cluster.raft.install import BYTES_PER_SECOND
 from cluster.raft.replica import Timing
+from cluster.raft.retention import KEEP, Keep
+from cluster.storage.incoming import current_store
 from cluster.tls import Credentials
 from swoosh import genesis as genesis_document
 from swoosh.chart import Chart, load_chart
@@ -68,6 +71,15 @@ class _Raft(_Section, frozen=True):
     ahead_max_ms: int = 2_000
 
 
+class _Log(_Section, frozen=True):
+    keep_entries: int = 10_000
+    keep_mib: int = 256
+
+
+class _Install(_Section, frozen=True):
+    mib_per_second: int = 32
+
+
 class _File(_Section, frozen=True, kw_only=True):
     """The TOML file. Every member can be set by a variable: ``http.listen`` is SWOOSH_HTTP_LISTEN."""
 
@@ -82,6 +94,8 @@ class _File(_Section, frozen=True, kw_only=True):
     peer: _Peer
     members: dict[str, str]
     raft: _Raft = _Raft()
+    log: _Log = _Log()
+    install: _Install = _Install()
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +112,8 @@ class Config:
         forward_wait: how long a request is held while no leader is known.
         rate_per_signer: proposals a second that one signer may send to this node, as many at once; 0 is any number.
         rate_per_ip: the same for one address. Callers behind one proxy share its address.
+        keep: what stays of the log behind the newest snapshot, for peers that are a little behind.
+        install_rate: bytes a second, at most, at which a snapshot is fetched from a peer.
         read_tokens: bearer tokens, one of which reads need; empty means that reads are open.
         notices: what the operator should hear at the start.
     """
@@ -117,13 +133,15 @@ class Config:
     forward_wait: float = 2.0
     rate_per_signer: int = 5_000
     rate_per_ip: int = 10_000
+    keep: Keep = KEEP
+    install_rate: int = BYTES_PER_SECOND
     read_tokens: tuple[str, ...] = ()
     notices: tuple[str, ...] = ()
 
     @property
     def store_path(self) -> Path:
-        """The RocksDB directory."""
-        return self.data_dir / "store"
+        """The RocksDB directory in use: an installed snapshot has one of its own."""
+        return current_store(self.data_dir)
 
     @property
     def witness_path(self) -> Path:
@@ -299,6 +317,8 @@ def _resolve(file: _File, folder: Path, notices: tuple[str, ...]) -> Config:
         forward_wait=file.http.forward_wait_ms / 1000,
         rate_per_signer=file.http.rate_per_signer,
         rate_per_ip=file.http.rate_per_ip,
+        keep=Keep(entries=file.log.keep_entries, size=file.log.keep_mib << 20),
+        install_rate=file.install.mib_per_second << 20,
         read_tokens=_tokens(folder, file.http.read_tokens),
         notices=notices,
     )
@@ -315,6 +335,8 @@ def _contradictions(file: _File) -> Iterator[str]:
         yield "raft: needs 0 < 2 x heartbeat_ms <= election_min_ms < election_max_ms"
     if min(times.skew_max_ms, times.ahead_max_ms, file.http.forward_wait_ms) < 0:
         yield "raft, http: times are not negative"
+    if min(file.log.keep_entries, file.log.keep_mib, file.install.mib_per_second) < 1:
+        yield "log, install: keep_entries, keep_mib and mib_per_second are at least 1"
     if min(file.http.rate_per_signer, file.http.rate_per_ip) < 0:
         yield "http: rates are not negative; 0 refuses nobody"
 

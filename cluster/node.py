@@ -26,8 +26,10 @@ from cluster.nodekey import NodeKey
 from cluster.proposals import Proposals
 from cluster.providers.license import LicenseFile
 from cluster.raft.driver import Fate, Identity, Links, NoQuorum, NotLeader, Raft, Role
+from cluster.raft.install import Installer
 from cluster.raft.journal import Journal
 from cluster.steward import Steward
+from cluster.storage.donor import Donor
 from cluster.storage.snapshots import Snapshots
 from cluster.storage.store import Store
 from swoosh.chart import Chart
@@ -39,6 +41,7 @@ from swoosh.outcome import Code, Refused
 
 PULSE_SECONDS = 0.25
 CATCH_UP_SECONDS = 5.0
+COMPACT_SECONDS = 1.0
 LEADER_POLL_SECONDS = 0.1
 REDUCER_VERSION = "1"
 
@@ -67,6 +70,8 @@ class Node:
         chart: Chart,
         store: Store,
         snapshots: Snapshots,
+        donor: Donor,
+        installer: Installer,
         journal: Journal,
         transport: Links,
         forwarder: Forwarder,
@@ -75,6 +80,7 @@ class Node:
         entropy: Entropy,
     ) -> None:
         self.config, self.chart, self.store, self.snapshots, self.clock = config, chart, store, snapshots, clock
+        self.donor, self.installer = donor, installer
         self.machine = Machine(chart, identity.cluster_id, store)
         self.admission = Admission(chart, identity.cluster_id, lambda: self.machine.registry, insecure=genesis.insecure)
         self.insecure = genesis.insecure
@@ -102,7 +108,9 @@ class Node:
             timing=config.timing,
             identity=identity,
             applied=self.machine.position.index,
+            keep=config.keep,
         )
+        self.raft.retention.install = installer.request
         self._proposals.raft = self.raft
 
     # --- life ---------------------------------------------------------------------------------------------------------
@@ -112,7 +120,12 @@ class Node:
         self._started_at = self.clock.monotonic()
         await self.raft.start()
         self._pulse()
-        self._background = [self.spawn(self._catch_up()), self.spawn(self.snapshots.run(self.machine))]
+        self._background = [
+            self.spawn(self._catch_up()),
+            self.spawn(self.snapshots.run(self.machine)),
+            self.spawn(self._compact()),
+            self.spawn(self.installer.run(lambda: self.raft.applied_index)),
+        ]
 
     async def stop(self) -> None:
         """Stop admitting, hand leadership over, leave. The store is synced and closed by who opened it."""
@@ -152,6 +165,14 @@ class Node:
             except (NotLeader, NoQuorum):
                 await self.clock.sleep(PULSE_SECONDS)
 
+    async def _compact(self) -> None:
+        """Keep the log from growing: cut it behind the newest snapshot, and ask for one when it is long."""
+        while True:
+            await self.clock.sleep(COMPACT_SECONDS)
+            if self.raft.retention.is_full():
+                self.snapshots.request()
+            self.raft.compact(self.snapshots.verified)
+
     def _pulse(self) -> None:
         self.age_s()
         self._pulse_timer = self.clock.call_later(PULSE_SECONDS, self._pulse)
@@ -180,6 +201,10 @@ class Node:
     def stamp_of(self, payload: bytes) -> int:
         """The stamp in an entry, microseconds."""
         return stamp_of(payload)
+
+    def applied_stamp(self) -> int:
+        """The newest stamp in the state, microseconds."""
+        return self.machine.position.stamp_us
 
     def on_role(self, role: Role, term: int, leader: str | None) -> None:
         """Leadership moved: what was pending is uncertain, and who waits for a leader may go on."""
@@ -301,6 +326,8 @@ class Node:
         reasons = []
         if self._stopping:
             reasons.append("shutting down")
+        if self.installer.progress is not None:
+            reasons.append("installing a snapshot")
         if not self._caught_up:
             reasons.append("catching up with the leader's commit index")
         if self.age_s() > 2 * self.config.timing.election_max + 2 * PULSE_SECONDS:
