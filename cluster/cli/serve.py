@@ -37,9 +37,10 @@ from cluster.raft.driver import Identity
 from cluster.raft.install import Installer, finish
 from cluster.raft.journal import Journal
 from cluster.raft.transport import PeerTransport
+from cluster.storage import layout
 from cluster.storage.donor import Donor
 from cluster.storage.incoming import DirectoryPlace
-from cluster.storage.kv import RocksKeyValue, StoreMissing
+from cluster.storage.kv import Family, RocksKeyValue, StoreMissing
 from cluster.storage.snapshots import DirectoryShelf, Snapshots
 from cluster.storage.store import Store
 from cluster.storage.witness import FileWitness
@@ -105,6 +106,10 @@ async def run(settings: Config, genesis: Genesis, chart: Chart, clock: Clock, en
         stack.push_async_callback(peers.close)
         forwarder = Forwarder(peers, clock)
         stack.callback(forwarder.stop)
+        installer = _installer(settings, genesis, place, peers, clock)
+        if kv.get(Family.META, layout.DIVERGED) is not None:
+            _log.warning("this node's state contradicts the majority's; a peer's snapshot takes its place")
+            await installer.recover(journal.first_index)
         transport = _transport(settings, clock, entropy)
         store = _store(kv)
         shelf = DirectoryShelf(settings.snapshots_path)
@@ -118,7 +123,7 @@ async def run(settings: Config, genesis: Genesis, chart: Chart, clock: Clock, en
             store=store,
             snapshots=snapshots,
             donor=donor,
-            installer=_installer(settings, genesis, place, peers, clock),
+            installer=installer,
             journal=journal,
             transport=transport,
             forwarder=forwarder,

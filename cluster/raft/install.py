@@ -6,6 +6,9 @@ was offered, the state is hashed anew, everything is synced. Only then does the 
 anything else looks at the store, makes the checkpoint this node's own: with its own promises (term, vote, incarnation)
 and every entry of its own log that it may have acknowledged.
 
+A node whose own state is known to be wrong (it is marked `diverged`) takes no part; it keeps log and promises, and
+`recover` is all it does.
+
 An install that lost its sense on the way, because the node caught up otherwise, is dropped and nothing is lost by it.
 An install that fails is begun again when the leader says once more that the node is behind, and goes on where it was
 if the same checkpoint is still offered. Nothing here decides who is behind: retention.py does.
@@ -24,7 +27,9 @@ from cluster import faults
 from cluster.clock import Clock, done_by
 from cluster.egress import Unreachable
 from cluster.raft.journal import Journal
+from cluster.storage import layout
 from cluster.storage.incoming import Offer, Place
+from cluster.storage.kv import Family
 from cluster.storage.store import Store
 from cluster.storage.witness import Witness
 from swoosh.errors import Corrupt
@@ -33,6 +38,7 @@ from swoosh.snapshot import Manifest
 ASK_SECONDS = 5.0
 OFFER_SECONDS = 120.0
 """A donor reads every file once before it offers them."""
+RETRY_SECONDS = 1.0
 PIECE_BYTES = 1 << 20
 """Asked for at a time, and never more than a second's worth."""
 BYTES_PER_SECOND = 32 << 20
@@ -100,6 +106,16 @@ class Installer:
                 _log.warning("no snapshot was installed", reason=str(error))
             finally:
                 self.progress = None
+
+    async def recover(self, least: int) -> None:
+        """Instead of taking part, where this node's own state is known to be wrong: install a snapshot that its log
+        goes on from, whoever lends one. Never returns."""
+        while True:
+            try:
+                await self.install("", least, lambda: 0)
+            except (Unreachable, Corrupt) as error:
+                _log.warning("no snapshot was installed", reason=str(error))
+                await self._clock.sleep(RETRY_SECONDS)
 
     async def install(self, leader: str, least: int, applied: Callable[[], int]) -> None:
         """Fetch, examine, seal, and restart.
@@ -212,8 +228,8 @@ def _move(place: Place, manifest: Manifest, witness: Witness, cluster_id: str, n
     index = manifest.last_applied_index
     own = place.open_current()
     try:
-        journal, applied = Journal.read(own, witness, cluster_id=cluster_id, node=node), Store(own).position().index
-        if applied >= index:
+        journal, applied = Journal.examine(own, witness, cluster_id=cluster_id, node=node), Store(own).position().index
+        if applied >= index and own.get(Family.META, layout.DIVERGED) is None:
             _log.info("a snapshot is not needed any more", index=index, applied=applied)
             return False
         incoming = place.open_incoming()

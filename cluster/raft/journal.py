@@ -104,15 +104,15 @@ class Journal(pysyncobj.journal.Journal):
     def open(
         cls, kv: KeyValue, witness: Witness, *, cluster_id: str, node: str, memory_entries: int = MEMORY_ENTRIES
     ) -> Journal:
-        """Open the journal of an existing store and count the boot, synced. Stops the node as `read` does."""
-        journal = cls.read(kv, witness, cluster_id=cluster_id, node=node, memory_entries=memory_entries)
+        """Open the journal of an existing store and count the boot, synced. Stops the node as `examine` does."""
+        journal = cls.examine(kv, witness, cluster_id=cluster_id, node=node, memory_entries=memory_entries)
         journal._meta = msgspec.structs.replace(journal._meta, boots=journal.boots + 1)
         journal._dirty = True
         journal.barrier()
         return journal
 
     @classmethod
-    def read(
+    def examine(
         cls, kv: KeyValue, witness: Witness, *, cluster_id: str, node: str, memory_entries: int = MEMORY_ENTRIES
     ) -> Journal:
         """The journal of an existing store, to look at: nothing is written.
@@ -422,12 +422,13 @@ def _decode_meta(raw: bytes | None) -> Meta:
 
 
 def _replace_node_meta(batch: Batch, ours: KeyValue, theirs: KeyValue) -> None:
-    """Of the documents beside the state, only those that every node shares may come from a peer."""
+    """Of the documents beside the state, only those that every node shares may come from a peer. That the state which
+    is replaced had diverged is no longer true."""
     for key, _ in theirs.iterate(Family.META):
         if key not in layout.SHARED_META:
             batch.delete(Family.META, key)
     for key, value in ours.iterate(Family.META):
-        if key not in layout.SHARED_META:
+        if key not in layout.SHARED_META and key != layout.DIVERGED:
             batch.put(Family.META, key, value)
 
 

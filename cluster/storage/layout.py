@@ -4,6 +4,8 @@
 |-----------|------------------------------------------|------------------------------------------------------------|
 | META      | `applied`                                | index, term, stamp (µs), ms and counter of the newest HLC  |
 | META      | `genesis`                                | the genesis document, canonical                            |
+| META      | `checkpoint`, `halt`                     | what the members agreed on, as the log says                |
+| META      | `diverged`                               | where this node's state contradicted the majority's        |
 | META      | `raft`                                   | term, vote, incarnation (cluster/raft/journal.py)          |
 | LOG       | index                                    | an entry (cluster/raft/journal.py)                         |
 | HEAD      | project                                  | the head row of a project: hashes of state and chains      |
@@ -34,7 +36,10 @@ from swoosh.hashing import PREFIX
 
 APPLIED = b"applied"
 GENESIS = b"genesis"
-SHARED_META = frozenset((APPLIED, GENESIS))
+CHECKPOINT = b"checkpoint"
+HALT = b"halt"
+DIVERGED = b"diverged"
+SHARED_META = frozenset((APPLIED, GENESIS, CHECKPOINT, HALT))
 """What of META is the same on every node at the same entry; everything else there is one node's own."""
 NODE_LOCAL = (Family.REJECTION, Family.SNAPSHOT)
 """Families that, like LOG, tell about one node and are no part of the state."""

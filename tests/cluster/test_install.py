@@ -10,10 +10,12 @@ import pytest
 from cluster import faults
 from cluster.raft import retention
 from cluster.raft.retention import Keep
-from cluster.storage.kv import Family
+from cluster.storage import layout
+from cluster.storage.kv import Batch, Family
 from cluster.storage.snapshots import Snapshots
 from tests.cluster.group import Group, NodeHost, accepted
 from tests.raft.cluster import Killed
+from tests.raft.virtual import NodeClock
 
 KEPT = 4
 SNAPSHOTS = partial(Snapshots, every=10, min_interval=0.5)
@@ -316,3 +318,31 @@ def test_a_snapshot_that_is_not_what_was_offered_is_not_installed() -> None:
         assert follower.raft.applied_index < index
         taken._live.values[Family.HEAD].update(honest)
         back(group, follower)
+
+
+def test_a_node_whose_state_is_wrong_keeps_log_and_promises_and_gets_another_state() -> None:
+    with cutting(21) as group:
+        write(group, 25)
+        group.run_until(lambda: all(host.raft.first_index > 1 for host in group.live()), 60.0)
+        wrong = next(host for host in group.live() if host is not group.leading())
+        write(group, 3)
+        back(group, wrong)
+        log, promised = wrong.log(), (wrong.raft.term, wrong.journal.incarnation)
+        batch = Batch()
+        batch.put(Family.META, layout.DIVERGED, b"here")
+        row = next(iter(wrong.store.iterate(Family.HEAD)))
+        batch.put(Family.HEAD, row[0], b"wrong")
+        wrong.store.write(batch, sync=True)
+        wrong.kill()
+        recovering = wrong.node.installer.recover(log[0][1])
+        wrong.clock = wrong.node.installer._clock = NodeClock(group.loop, wrong.run)  # type: ignore[assignment]
+        wrong.links.update(group.names)
+        group.spawn(recovering, wrong)
+        group.run_until(lambda: wrong.place.ready() is not None)
+        wrong.links.clear()
+        wrong.start()
+        assert wrong.log() == log[-len(wrong.log()) :]
+        assert wrong.log()[-1] == log[-1]
+        assert (wrong.journal.getCurrentTerm(), wrong.journal.incarnation) == promised
+        assert wrong.store.get(Family.META, layout.DIVERGED) is None
+        back(group, wrong)

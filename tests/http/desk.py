@@ -26,6 +26,7 @@ from swoosh.genesis import Genesis, Registered
 from swoosh.machine import Applied, Machine, MemorySource, Position
 from swoosh.outcome import Refused
 from swoosh.reducer import Place
+from swoosh.snapshot import Manifest
 
 CHART = load_chart((Path(__file__).parents[2] / "statechart.yaml").read_text(encoding="utf-8"))
 ROLES = {
@@ -115,6 +116,7 @@ class Desk:
         self.admission = Admission(CHART, self.cluster_id, lambda: self.machine.registry, insecure=self.insecure)
         self.on_applied: list[Callable[[Applied], None]] = []
         self.snapshots = FakeSnapshots()
+        self.donor, self.installer = SimpleNamespace(loan=None), SimpleNamespace(progress=None)
         self.raft = FakeRaft(self)
 
     @property
@@ -217,6 +219,9 @@ class FakeSnapshots:
     def request(self) -> None:
         self.asked += 1
 
+    def kept(self) -> list[Manifest]:
+        return [Manifest(7, 1, str(hlc.HLC(1, 0)), 2, "sha256-" + "a" * 64, CHART.hash)]
+
 
 class FakeRaft:
     """What there is to see of consensus: n1 leads, n2 and n3 follow."""
@@ -226,11 +231,17 @@ class FakeRaft:
         self.role, self.leader, self.term = Role.LEADER, "n1", 1
         self.clock_ok = True
         self.down: set[str] = set()
+        self.first_index = 1
+        self.retention = SimpleNamespace(leases=dict)
         self.behind = 0
 
     @property
     def applied_index(self) -> int:
         return self._desk.machine.position.index
+
+    @property
+    def last_index(self) -> int:
+        return self.commit_index
 
     @property
     def commit_index(self) -> int:

@@ -366,7 +366,7 @@ def checkpoint(last: int, *, term: int = 1, vote: str = "n1") -> MemoryKeyValue:
 def moved(journal: Journal, index: int, *, from_last: int | None = None) -> Journal:
     kv = checkpoint(from_last or index)
     journal.move_into(kv, index, 1)
-    return Journal.read(kv, journal._witness, cluster_id="c", node="n0")
+    return Journal.examine(kv, journal._witness, cluster_id="c", node="n0")
 
 
 def test_a_node_keeps_its_own_promises_in_a_peers_checkpoint() -> None:
@@ -405,7 +405,7 @@ def test_a_term_the_checkpoint_knows_is_adopted_and_nobody_was_voted_for_in_it()
     theirs.barrier()
     journal = disk.open()
     journal.move_into(kv.kv, 2, 7)
-    after = Journal.read(kv.kv, disk.witness, cluster_id="c", node="n0")
+    after = Journal.examine(kv.kv, disk.witness, cluster_id="c", node="n0")
     assert (after.getCurrentTerm(), after.getVotedForNodeId()) == (7, None)
 
 
