@@ -335,7 +335,7 @@ def test_a_node_whose_state_is_wrong_keeps_log_and_promises_and_gets_another_sta
         wrong.store.write(batch, sync=True)
         wrong.kill()
         recovering = wrong.node.installer.recover(log[0][1])
-        wrong.clock = wrong.node.installer._clock = NodeClock(group.loop, wrong.run)  # type: ignore[assignment]
+        wrong.clock = wrong.node.installer._clock = NodeClock(group.loop, wrong.run)
         wrong.links.update(group.names)
         group.spawn(recovering, wrong)
         group.run_until(lambda: wrong.place.ready() is not None)

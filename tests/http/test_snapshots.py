@@ -12,7 +12,7 @@ import pytest
 from aiohttp import web
 
 from cluster import tls
-from cluster.clock import ManualClock
+from cluster.clock import ManualClock, SystemClock
 from cluster.egress import PeerHttp, Unreachable
 from cluster.http.forward import peer_app
 from cluster.http.snapshots import NEWEST, OFFER, PIECE, PeerDonors
@@ -47,7 +47,7 @@ class Shelf:
 
 
 def lender() -> SimpleNamespace:
-    return SimpleNamespace(donor=Donor("n2", Shelf(), ManualClock()))
+    return SimpleNamespace(donor=Donor("n2", Shelf(), ManualClock()), clock=SystemClock())
 
 
 @asynccontextmanager
