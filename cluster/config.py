@@ -21,7 +21,10 @@ from typing import Any
 import msgspec
 
 from cluster import faults
+from cluster.raft.install import BYTES_PER_SECOND
 from cluster.raft.replica import Timing
+from cluster.raft.retention import KEEP, Keep
+from cluster.storage.incoming import current_store
 from cluster.tls import Credentials
 from swoosh import genesis as genesis_document
 from swoosh.chart import Chart, load_chart
@@ -68,6 +71,15 @@ class _Raft(_Section, frozen=True):
     ahead_max_ms: int = 2_000
 
 
+class _Log(_Section, frozen=True):
+    keep_entries: int = 10_000
+    keep_mib: int = 256
+
+
+class _Install(_Section, frozen=True):
+    mib_per_second: int = 32
+
+
 class _File(_Section, frozen=True, kw_only=True):
     """The TOML file. Every member can be set by a variable: ``http.listen`` is SWOOSH_HTTP_LISTEN."""
 
@@ -83,6 +95,8 @@ class _File(_Section, frozen=True, kw_only=True):
     peer: _Peer
     members: dict[str, str]
     raft: _Raft = _Raft()
+    log: _Log = _Log()
+    install: _Install = _Install()
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +114,8 @@ class Config:
         forward_wait: how long a request is held while no leader is known.
         rate_per_signer: proposals a second that one signer may send to this node, as many at once; 0 is any number.
         rate_per_ip: the same for one address. Callers behind one proxy share its address.
+        keep: what stays of the log behind the newest snapshot, for peers that are a little behind.
+        install_rate: bytes a second, at most, at which a snapshot is fetched from a peer.
         read_tokens: bearer tokens, one of which reads need; empty means that reads are open.
         notices: what the operator should hear at the start.
     """
@@ -120,13 +136,15 @@ class Config:
     scrub_period: float = 86_400.0
     rate_per_signer: int = 5_000
     rate_per_ip: int = 10_000
+    keep: Keep = KEEP
+    install_rate: int = BYTES_PER_SECOND
     read_tokens: tuple[str, ...] = ()
     notices: tuple[str, ...] = ()
 
     @property
     def store_path(self) -> Path:
-        """The RocksDB directory."""
-        return self.data_dir / "store"
+        """The RocksDB directory in use: an installed snapshot has one of its own."""
+        return current_store(self.data_dir)
 
     @property
     def witness_path(self) -> Path:
@@ -303,6 +321,8 @@ def _resolve(file: _File, folder: Path, notices: tuple[str, ...]) -> Config:
         forward_wait=file.http.forward_wait_ms / 1000,
         rate_per_signer=file.http.rate_per_signer,
         rate_per_ip=file.http.rate_per_ip,
+        keep=Keep(entries=file.log.keep_entries, size=file.log.keep_mib << 20),
+        install_rate=file.install.mib_per_second << 20,
         read_tokens=_tokens(folder, file.http.read_tokens),
         notices=notices,
     )
@@ -321,6 +341,8 @@ def _contradictions(file: _File) -> Iterator[str]:
         yield "raft, http: times are not negative"
     if file.scrub_seconds < 1:
         yield "scrub_seconds: at least 1"
+    if min(file.log.keep_entries, file.log.keep_mib, file.install.mib_per_second) < 1:
+        yield "log, install: keep_entries, keep_mib and mib_per_second are at least 1"
     if min(file.http.rate_per_signer, file.http.rate_per_ip) < 0:
         yield "http: rates are not negative; 0 refuses nobody"
 

@@ -1,8 +1,11 @@
-"""Stopping on purpose: the one way a node ends itself, and the named places where tests make it fail.
+"""Stopping on purpose: the ways a node ends itself, and the named places where tests make it fail.
 
 A node that can no longer keep a promise (disk gone, log contradicted, half a message handled) must not go on and must
 not clean up: whatever it does next may be wrong. `fatal` writes one JSON line to standard error and ends the process
 with a code that tells the operator which promise it was. Nothing here recovers, retries or raises to the caller.
+
+`restart` is the gentler sister: nothing is wrong, but only a process that begins anew may go on, since what it works on
+has changed under it. The same command takes the place of this process.
 
 `failpoint(name)` marks a place. It costs one dictionary look-up unless the name is armed. Environment variables are
 not read here: `cluster.config` arms what SWOOSH_FAILPOINT asks for.
@@ -34,16 +37,29 @@ class ExitCode(IntEnum):
 
 
 Stop = Callable[[ExitCode, str, dict[str, object]], None]
+Restart = Callable[[str, dict[str, object]], None]
 
 
 def _end_process(code: ExitCode, reason: str, facts: dict[str, object]) -> None:
-    line = json.dumps({"event": "fatal", "code": code.name, "exit": int(code), "reason": reason, **facts}, default=str)
-    sys.stderr.write(line + "\n")
-    sys.stderr.flush()
+    _say({"event": "fatal", "code": code.name, "exit": int(code), "reason": reason, **facts})
     os._exit(code)
 
 
+def _replace_process(reason: str, facts: dict[str, object]) -> None:
+    _say({"event": "restart", "reason": reason, **facts})
+    try:
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    except OSError as error:
+        fatal(ExitCode.BUG, "the process cannot start itself again", error=str(error))
+
+
+def _say(line: dict[str, object]) -> None:
+    sys.stderr.write(json.dumps(line, default=str) + "\n")
+    sys.stderr.flush()
+
+
 _stop: Stop = _end_process
+_restart: Restart = _replace_process
 _armed: dict[str, tuple[int, Callable[[], None]]] = {}
 
 
@@ -60,6 +76,21 @@ def set_stop(stop: Stop | None) -> None:
     """Replace how `fatal` stops (tests and the simulator raise a BaseException of their own); None restores it."""
     global _stop  # noqa: PLW0603
     _stop = _end_process if stop is None else stop
+
+
+def restart(reason: str, **facts: object) -> NoReturn:
+    """Replace the process by itself, the same command in a new life, saying why. Never returns and runs no clean-up.
+
+    Under `set_restart` it has to raise a BaseException, as with `fatal`.
+    """
+    _restart(reason, facts)
+    raise SystemExit(0)
+
+
+def set_restart(replace: Restart | None) -> None:
+    """Replace how `restart` restarts (tests and the simulator raise a BaseException of their own); None restores it."""
+    global _restart  # noqa: PLW0603
+    _restart = _replace_process if replace is None else replace
 
 
 def failpoint(name: str) -> None:

@@ -27,9 +27,11 @@ from cluster.nodekey import NodeKey
 from cluster.proposals import Proposals
 from cluster.providers.license import LicenseFile
 from cluster.raft.driver import Fate, Identity, Links, NoQuorum, NotLeader, Raft, Role
+from cluster.raft.install import Installer
 from cluster.raft.journal import Journal
 from cluster.scrub import Scrubber
 from cluster.steward import Steward
+from cluster.storage.donor import Donor
 from cluster.storage.snapshots import Snapshots
 from cluster.storage.store import Store
 from swoosh import limits
@@ -42,6 +44,7 @@ from swoosh.outcome import Code, Refused
 
 PULSE_SECONDS = 0.25
 CATCH_UP_SECONDS = 5.0
+COMPACT_SECONDS = 1.0
 LEADER_POLL_SECONDS = 0.1
 REDUCER_VERSION = "1"
 
@@ -70,6 +73,8 @@ class Node:
         chart: Chart,
         store: Store,
         snapshots: Snapshots,
+        donor: Donor,
+        installer: Installer,
         journal: Journal,
         transport: Links,
         forwarder: Forwarder,
@@ -80,6 +85,7 @@ class Node:
     ) -> None:
         refuse_diverged(store)
         self.config, self.chart, self.store, self.snapshots, self.clock = config, chart, store, snapshots, clock
+        self.donor, self.installer = donor, installer
         self.machine = Machine(chart, identity.cluster_id, store)
         self.admission = Admission(chart, identity.cluster_id, lambda: self.machine.registry, insecure=genesis.insecure)
         self.insecure = genesis.insecure
@@ -107,7 +113,9 @@ class Node:
             timing=config.timing,
             identity=identity,
             applied=self.machine.position.index,
+            keep=config.keep,
         )
+        self.raft.retention.install = installer.request
         self._proposals.raft = self.raft
         self._proposals.objection = self._objection
         self.checkpoints = Checkpoints(
@@ -133,7 +141,13 @@ class Node:
         self._started_at = self.clock.monotonic()
         await self.raft.start()
         self._pulse()
-        jobs = (self._catch_up(), self.snapshots.run(self.machine), self.scrubber.run())
+        jobs = (
+            self._catch_up(),
+            self.snapshots.run(self.machine),
+            self._compact(),
+            self.installer.run(lambda: self.raft.applied_index),
+            self.scrubber.run(),
+        )
         self._background = [self.spawn(job) for job in jobs]
 
     async def stop(self) -> None:
@@ -174,6 +188,14 @@ class Node:
             except (NotLeader, NoQuorum):
                 await self.clock.sleep(PULSE_SECONDS)
 
+    async def _compact(self) -> None:
+        """Keep the log from growing: cut it behind the newest snapshot, and ask for one when it is long."""
+        while True:
+            await self.clock.sleep(COMPACT_SECONDS)
+            if self.raft.retention.is_full():
+                self.snapshots.request()
+            self.raft.compact(self.snapshots.verified)
+
     def _pulse(self) -> None:
         self.age_s()
         self.checkpoints.tick()
@@ -205,6 +227,10 @@ class Node:
     def stamp_of(self, payload: bytes) -> int:
         """The stamp in an entry, microseconds."""
         return stamp_of(payload)
+
+    def applied_stamp(self) -> int:
+        """The newest stamp in the state, microseconds."""
+        return self.machine.position.stamp_us
 
     def on_role(self, role: Role, term: int, leader: str | None) -> None:
         """Leadership moved: what was pending is uncertain, and who waits for a leader may go on."""
@@ -344,6 +370,8 @@ class Node:
             reasons.append("shutting down")
         if self.raft.suspended is not None:
             reasons.append(self.raft.suspended)
+        if self.installer.progress is not None:
+            reasons.append("installing a snapshot")
         if not self._caught_up:
             reasons.append("catching up with the leader's commit index")
         if self.age_s() > 2 * self.config.timing.election_max + 2 * PULSE_SECONDS:

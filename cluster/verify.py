@@ -46,6 +46,7 @@ from swoosh.genesis import Genesis
 from swoosh.idempotency import LedgerEntry
 from swoosh.machine import Applied, HeadSummary, Machine, MemorySource, Position, Source
 from swoosh.quorum import votes_in
+from swoosh.snapshot import Manifest
 from swoosh.state import GENESIS_HASH, Head, Project
 from swoosh.wal import WalRecord
 
@@ -135,6 +136,19 @@ def examine_replay(kv: KeyValue, chart: Chart, base: KeyValue | None = None) -> 
     except (Corrupt, Malformed) as error:
         return Report(0, (Finding("state", "store", str(error)),))
     return Report(upto, tuple(findings))
+
+
+def examine_state(kv: KeyValue, chart: Chart, manifest: Manifest) -> Report:
+    """Is a checkpoint the state its manifest describes, every project loaded and hashed, and does its log reach it?"""
+    try:
+        found = subject(kv, chart)
+        snapshot.check(manifest, found.machine())
+        index = manifest.last_applied_index
+        for _ in log(kv, max(1, index - 1), index):
+            pass
+    except (Corrupt, Malformed) as error:
+        return Report(0, (Finding("state", "checkpoint", str(error)),))
+    return Report(index, ())
 
 
 def _obstacle(found: Subject, earlier: Store | None, after: int) -> str | None:
@@ -481,15 +495,30 @@ async def replay_in_background(base: Path | None, target: Path) -> None:
     """Have the snapshot at ``target`` replayed from the one at ``base``, or from the genesis, by another process.
 
     Stops the node when the bytes differ (DIVERGED) or the snapshot, whose files are the store's, is damaged (DAMAGED).
-    A check that could not be made is logged, and proves nothing either way. The working directory makes sure that the
-    process runs the very code that is running here.
+    A check that could not be made is logged, and proves nothing either way.
     """
-    arguments = [str(target.absolute()), *(["--base", str(base.absolute())] if base is not None else [])]
+    code, out, err = await _in_process(target, *(["--base", str(base.absolute())] if base is not None else []))
+    details: dict[str, object] = {"target": str(target), "base": str(base), "report": out}
+    if code in (ExitCode.DIVERGED, ExitCode.DAMAGED):
+        faults.fatal(ExitCode(code), "replaying the log does not give what is stored", **details, stderr=err)
+    if code != 0:
+        _log.warning("no determinism check", exit=code, **details, stderr=err)
+    else:
+        _log.info("replayed", **details)
+
+
+async def examine_in_background(target: Path, manifest: Manifest) -> str | None:
+    """Have another process see whether the checkpoint at ``target`` is the state that ``manifest`` describes. None, or
+    what is wrong; a check that could not be made is wrong too."""
+    code, out, err = await _in_process(target, "--manifest", snapshot.encode(manifest).decode())
+    return None if code == 0 else f"exit {code}: {out} {err}"
+
+
+async def _in_process(target: Path, *options: str) -> tuple[int, str, str]:
+    """Exit code, output and the end of the error output of ``main``. The working directory makes sure that the process
+    runs the very code that is running here."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "cluster.verify",
-        *arguments,
+        *(sys.executable, "-m", "cluster.verify", str(target.absolute()), *options),
         cwd=Path(__file__).parent.parent,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
@@ -500,18 +529,12 @@ async def replay_in_background(base: Path | None, target: Path) -> None:
         if process.returncode is None:
             process.kill()
             await process.wait()
-    details: dict[str, object] = {"target": str(target), "base": str(base), "report": out.decode().strip()}
-    if process.returncode in (ExitCode.DIVERGED, ExitCode.DAMAGED):
-        code = ExitCode(process.returncode)
-        faults.fatal(code, "replaying the log does not give what is stored", **details, stderr=err.decode()[-2000:])
-    if process.returncode != 0:
-        _log.warning("no determinism check", exit=process.returncode, **details, stderr=err.decode()[-2000:])
-    else:
-        _log.info("replayed", **details)
+    assert process.returncode is not None
+    return process.returncode, out.decode().strip(), err.decode()[-2000:]
 
 
 def main(arguments: list[str]) -> int:
-    """``python -m cluster.verify SNAPSHOT [--base SNAPSHOT]``. Prints the report as one JSON line.
+    """``python -m cluster.verify SNAPSHOT [--base SNAPSHOT | --manifest JSON]``. Prints the report as one JSON line.
 
     Returns:
         0, or DIVERGED when replay gives other bytes, or DAMAGED when the snapshot does not verify by itself.
@@ -519,12 +542,16 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m cluster.verify", description="Replay a snapshot from its log.")
     parser.add_argument("target", type=Path, help="the snapshot to verify")
     parser.add_argument("--base", type=Path, help="an earlier snapshot to begin at; without it, the genesis")
+    parser.add_argument("--manifest", help="replay nothing; see whether the state is the one described here")
     parsed = parser.parse_args(arguments)
     os.nice(NICENESS)
     with ExitStack() as stack:
         target = stack.enter_context(opened(parsed.target))
         base = stack.enter_context(opened(parsed.base)) if parsed.base is not None else None
-        report = examine_replay(target, packaged_chart(), base)
+        if parsed.manifest is not None:
+            report = examine_state(target, packaged_chart(), snapshot.decode(parsed.manifest.encode()))
+        else:
+            report = examine_replay(target, packaged_chart(), base)
     sys.stdout.write(msgspec.json.encode(report).decode() + "\n")
     if any(finding.check == "replay" for finding in report.findings):
         return ExitCode.DIVERGED

@@ -7,6 +7,7 @@ those are the very bytes a reader concatenates (see docs/how-to/recompute-a-stat
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cache
 from hashlib import sha256
 from typing import Any
@@ -42,6 +43,14 @@ def digest(kind: str, value: Any) -> str:
 def digest_bytes(data: bytes) -> bytes:
     """Plain SHA-256: to recognise bytes seen before, never to name them."""
     return sha256(data).digest()
+
+
+def digest_file(chunks: Iterable[bytes]) -> str:
+    """``sha256-<hex>`` of a file's bytes as they are: to tell that a copy arrived whole."""
+    found = sha256()
+    for chunk in chunks:
+        found.update(chunk)
+    return PREFIX + found.hexdigest()
 
 
 def key_path(key: str) -> str:

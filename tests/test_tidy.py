@@ -222,7 +222,7 @@ PLACES = (
     Place(
         thing="threads",
         names=r"threading|concurrent|asyncio\.to_thread|.*\.run_in_executor",
-        homes=("cluster/storage/snapshots.py",),
+        homes=("cluster/storage/snapshots.py", "cluster/storage/incoming.py"),
         advice="stay on the loop in small slices, or start a process; the simulation cannot replay a thread",
     ),
     Place(

@@ -132,6 +132,38 @@ def test_a_stop_that_returns_does_not_let_the_caller_go_on() -> None:
         faults.fatal(ExitCode.BUG, "impossible")
 
 
+def test_a_restart_is_the_same_command_in_the_same_process() -> None:
+    program = """
+import os, sys
+from cluster import faults
+print(os.getpid(), *sys.argv[1:], flush=True)
+if "again" not in os.environ:
+    os.environ["again"] = "yes"
+    try:
+        faults.restart("the store was replaced", index=7)
+    finally:
+        print("no clean-up runs")
+"""
+    command = [sys.executable, "-c", program, "an argument"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    first, second = ended.stdout.splitlines()
+    assert first == second
+    said = json.loads(ended.stderr.splitlines()[0])
+    assert (said["event"], said["reason"], said["index"]) == ("restart", "the store was replaced", 7)
+
+
+def test_a_replaced_restart_is_told_everything() -> None:
+    told: list[object] = []
+    faults.set_restart(lambda reason, facts: told.append((reason, facts)))
+    try:
+        with pytest.raises(SystemExit):
+            faults.restart("why", index=7)
+    finally:
+        faults.set_restart(None)
+    assert told == [("why", {"index": 7})]
+
+
 def test_a_failpoint_fires_once_at_the_visit_it_was_armed_for() -> None:
     fired: list[str] = []
     faults.arm("here", 3, lambda: fired.append("now"))

@@ -18,28 +18,35 @@ from pysyncobj.transport import Transport
 from chaos.simulation import web
 from chaos.simulation.network import Station
 from chaos.simulation.virtual import NodeClock
-from cluster import faults
+from cluster import faults, verify
 from cluster.entropy import SeededEntropy
 from cluster.faults import ExitCode
 from cluster.http.app import public_app
 from cluster.http.forward import Forwarder, peer_app
 from cluster.http.request import Limits
+from cluster.http.snapshots import PeerDonors
 from cluster.node import Node
+from cluster.raft import install
 from cluster.raft.driver import Raft
 from cluster.raft.journal import Journal
-from cluster.storage.kv import Batch, MemoryKeyValue
+from cluster.storage.donor import Donor
+from cluster.storage.incoming import MemoryPlace
+from cluster.storage.kv import Batch, KeyValue, MemoryKeyValue
 from cluster.storage.snapshots import MemoryShelf, Snapshots
 from cluster.storage.store import ORIGIN, Store
 from cluster.storage.witness import MemoryWitness
 from cluster.telemetry.metrics import Metrics
 from cluster.tls import PeerName
 from swoosh import genesis as genesis_document
+from swoosh.snapshot import Manifest
 
 if TYPE_CHECKING:
     from chaos.simulation.world import World
 
 Message = dict[str, Any]
-SNAPSHOT_SECONDS = 2.0
+SNAPSHOT_SECONDS = 1.0
+INSTALL_BYTES_PER_SECOND = 500_000
+"""Slow enough that an install can be met by a fault."""
 
 LIVING: ContextVar[Life | None] = ContextVar("living", default=None)
 """The life whose code is running."""
@@ -63,7 +70,8 @@ class Host:
 
     def __init__(self, world: World, name: str) -> None:
         self.world, self.name = world, name
-        self.kv, self.witness, self.shelf = Disk(self), MemoryWitness(), MemoryShelf()
+        self.place = MemoryPlace(lambda: Disk(self), self._examine)
+        self.witness, self.shelf = MemoryWitness(), MemoryShelf()
         self.lives = 0
         self.life: Life | None = None
         self.stopped: tuple[ExitCode, str, dict[str, object]] | None = None
@@ -75,6 +83,15 @@ class Host:
         Journal.create(
             self.kv, self.witness, cluster_id=world.cluster_id, node=name, incarnation=name.encode().rjust(16)
         )
+
+    @property
+    def kv(self) -> MemoryKeyValue:
+        """The store in use; an install puts another in its place."""
+        return self.place.store
+
+    def _examine(self, store: KeyValue, manifest: Manifest) -> str | None:
+        report = verify.examine_state(store, self.world.chart, manifest)
+        return str(report.findings) if report.findings else None
 
     def start(self) -> None:
         """Start the process, unless it runs."""
@@ -166,13 +183,23 @@ class Life(Station):
     async def _serve(self) -> None:
         """As `swoosh serve` puts a node together, on what there is here."""
         host, world = self.host, self.world
+        install.finish(host.place, host.witness, cluster_id=world.cluster_id, node=self.name)
         journal = Journal.open(host.kv, host.witness, cluster_id=world.cluster_id, node=self.name, memory_entries=64)
         store = Store(host.kv)
         plan = world.plan
+        donor = Donor(self.name, host.shelf, self.clock)
         snapshots = Snapshots(
-            store, host.shelf, world.chart, self.clock, every=plan.snapshot_every, min_interval=SNAPSHOT_SECONDS
+            store,
+            host.shelf,
+            world.chart,
+            self.clock,
+            every=plan.snapshot_every,
+            min_interval=SNAPSHOT_SECONDS,
+            first_after=SNAPSHOT_SECONDS,
+            is_lent=donor.is_lent,
         )
         peers = web.Peers(world, self.name, self.clock)
+        others = [name for name in world.names if name != self.name]
         self.node = Node(
             config=world.config(self.name),
             genesis=world.genesis,
@@ -180,6 +207,10 @@ class Life(Station):
             chart=world.chart,
             store=store,
             snapshots=snapshots,
+            donor=donor,
+            installer=install.Installer(
+                others, host.place, PeerDonors(peers), self.clock, bytes_per_second=INSTALL_BYTES_PER_SECOND
+            ),
             journal=journal,
             transport=self.transport,
             forwarder=Forwarder(peers, self.clock),
@@ -213,6 +244,7 @@ class Life(Station):
         self.world.network.leave(self)
         if crash:
             self.host.kv.crash(self.host)
+            self.host.place.crash()
         for wire in self._wires:
             if not wire.answer.done():
                 wire.answer.set_result(b"")

@@ -53,6 +53,8 @@ class Plan(msgspec.Struct, frozen=True, omit_defaults=True):
     snapshot_every: int = 40
     """Entries, as `checkpoint_every`."""
     checkpoint_every: int = 10
+    keep_entries: int = 10_000
+    """Of the log, behind the newest snapshot."""
     wall_offsets_us: tuple[int, ...] = ()
     steps: tuple[Step, ...] = ()
 
@@ -216,6 +218,7 @@ def make(seed: int, nodes: int = 3) -> Plan:
         http=Http(*shares),
         snapshot_every=chance.choice([5, 20, 100]),
         checkpoint_every=chance.choice([3, 10, 50]),
+        keep_entries=chance.choice([2, 5, 20, 10_000]),
         wall_offsets_us=tuple(chance.randint(-150_000, 150_000) for _ in range(nodes)) if skewed else (),
         steps=tuple(sorted(draft.steps, key=lambda step: step.at)),
     )

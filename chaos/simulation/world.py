@@ -41,6 +41,7 @@ from cluster.nodekey import NodeKey
 from cluster.raft import seams
 from cluster.raft.driver import Identity, NoQuorum, NotLeader
 from cluster.raft.replica import Timing
+from cluster.raft.retention import Keep
 from cluster.tls import Credentials, PeerContext
 from swoosh import genesis as genesis_document
 from swoosh.client import Key
@@ -53,6 +54,7 @@ RECOVERY_SECONDS = 30.0
 """Within which a healed cluster is whole again and accepts."""
 ELECTION_SECONDS = 10.0
 SCRUB_SECONDS = 10.0
+RESTART_SECONDS = 0.1
 EVENTS_KEPT = 200
 GLANCE_SECONDS = 0.05
 STOPS_EXPECTED = frozenset({ExitCode.DISK})
@@ -100,6 +102,7 @@ class World:
         self.loop.set_task_factory(_owned)
         self.loop.set_exception_handler(self._on_exception)
         faults.set_stop(_stop)
+        faults.set_restart(_begin_anew)
         self._logs: deque[str] = deque(maxlen=EVENTS_KEPT)
         _log_to(self._keep)
         self.clock = NodeClock(self.loop, lambda callback: callback())
@@ -160,6 +163,7 @@ class World:
             credentials=Credentials(NOWHERE, NOWHERE, NOWHERE),
             timing=Timing(),
             scrub_period=SCRUB_SECONDS,
+            keep=Keep(entries=self.plan.keep_entries),
             rate_per_signer=0,
             rate_per_ip=0,
         )
@@ -397,6 +401,7 @@ class World:
             host.kill()
         self.loop.run_until_complete(asyncio.sleep(0.0))
         faults.set_stop(None)
+        faults.set_restart(None)
         structlog.reset_defaults()
         asyncio.set_event_loop(None)
         self.loop.close()
@@ -419,6 +424,19 @@ def _stop(code: ExitCode, reason: str, facts: dict[str, object]) -> None:
         if code not in STOPS_EXPECTED:
             world.checks.broken(f"stopped {code.name}", f"{life.name}: {reason} {facts!s:.2000}")
         life.end()
+    raise Ended
+
+
+def _begin_anew(reason: str, facts: dict[str, object]) -> None:
+    """`faults.restart`: the process is replaced by one that runs the same command."""
+    life = LIVING.get()
+    if life is None:
+        raise AssertionError(f"a restart outside of every node: {reason} {facts}")
+    if life.alive:
+        life.world.faults["install"] += 1
+        life.world._keep(f"{life.name:4} RESTART {reason} {facts!s:.300}")
+        life.end()
+        life.world._later(RESTART_SECONDS, life.host.start)
     raise Ended
 
 

@@ -21,6 +21,7 @@ _COMMANDS = {
     "explain": "propose",
     "propose": "propose",
     "verify": "verify",
+    "snapshot": "snapshot",
     "keys": "keys",
     "identity": "identity",
     "member": "identity",

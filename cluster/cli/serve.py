@@ -11,7 +11,7 @@ import asyncio
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from pathlib import Path
 
 import click
@@ -29,20 +29,25 @@ from cluster.http.app import public_app
 from cluster.http.forward import Forwarder, peer_app
 from cluster.http.listener import Listener
 from cluster.http.request import Limits
+from cluster.http.snapshots import PeerDonors
 from cluster.node import REDUCER_VERSION, Node
 from cluster.nodekey import NodeKey
 from cluster.peerport import PeerPort
 from cluster.raft.driver import Identity
+from cluster.raft.install import Installer, finish
 from cluster.raft.journal import Journal
 from cluster.raft.transport import PeerTransport
-from cluster.storage.kv import RocksKeyValue, StoreMissing
+from cluster.storage import layout
+from cluster.storage.donor import Donor
+from cluster.storage.incoming import DirectoryPlace
+from cluster.storage.kv import Family, RocksKeyValue, StoreMissing
 from cluster.storage.snapshots import DirectoryShelf, Snapshots
 from cluster.storage.store import Store
 from cluster.storage.witness import FileWitness
 from cluster.telemetry import logs
 from cluster.telemetry.metrics import Metrics
 from cluster.tls import PeerName
-from cluster.verify import replay_in_background
+from cluster.verify import examine_in_background, replay_in_background
 from swoosh import genesis as genesis_document
 from swoosh.chart import Chart
 from swoosh.errors import ChartError, Corrupt
@@ -92,7 +97,8 @@ def _fastest_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
 async def run(settings: Config, genesis: Genesis, chart: Chart, clock: Clock, entropy: Entropy) -> None:
     """Build the node, serve until told to stop, and take it down in the reverse order."""
     async with AsyncExitStack() as stack:
-        kv, witness = _open_store(settings)
+        place = DirectoryPlace(settings.data_dir, examine_in_background)
+        kv, witness = _open_store(settings, place)
         stack.callback(kv.close)
         journal = Journal.open(kv, witness, cluster_id=settings.cluster_id, node=settings.node_id)
         stack.callback(witness.close)
@@ -100,10 +106,15 @@ async def run(settings: Config, genesis: Genesis, chart: Chart, clock: Clock, en
         stack.push_async_callback(peers.close)
         forwarder = Forwarder(peers, clock)
         stack.callback(forwarder.stop)
+        installer = _installer(settings, genesis, place, peers, clock)
+        if kv.get(Family.META, layout.DIVERGED) is not None:
+            _log.warning("this node's state contradicts the majority's; a peer's snapshot takes its place")
+            await installer.recover(journal.first_index)
         transport = _transport(settings, clock, entropy)
         store = _store(kv)
         shelf = DirectoryShelf(settings.snapshots_path)
-        snapshots = Snapshots(store, shelf, chart, clock, check=replay_in_background)
+        donor = Donor(settings.node_id, shelf, clock)
+        snapshots = Snapshots(store, shelf, chart, clock, check=replay_in_background, is_lent=donor.is_lent)
         node = Node(
             config=settings,
             genesis=genesis,
@@ -111,6 +122,8 @@ async def run(settings: Config, genesis: Genesis, chart: Chart, clock: Clock, en
             chart=chart,
             store=store,
             snapshots=snapshots,
+            donor=donor,
+            installer=installer,
             journal=journal,
             transport=transport,
             forwarder=forwarder,
@@ -131,8 +144,12 @@ async def run(settings: Config, genesis: Genesis, chart: Chart, clock: Clock, en
 # --- the parts, in the order they are built ---------------------------------------------------------------------------
 
 
-def _open_store(settings: Config) -> tuple[RocksKeyValue, FileWitness]:
+def _open_store(settings: Config, place: DirectoryPlace) -> tuple[RocksKeyValue, FileWitness]:
+    """The store and its witness; a snapshot that is ready becomes the store first."""
     try:
+        if place.ready() is not None:
+            with closing(FileWitness.open(settings.witness_path)) as witness:
+                finish(place, witness, cluster_id=settings.cluster_id, node=settings.node_id)
         return RocksKeyValue.open(settings.store_path), FileWitness.open(settings.witness_path)
     except StoreMissing as error:
         lost = settings.witness_path.exists()
@@ -156,6 +173,11 @@ def _transport(settings: Config, clock: Clock, entropy: Entropy) -> PeerTranspor
         clock=clock,
         entropy=entropy,
     )
+
+
+def _installer(settings: Config, genesis: Genesis, place: DirectoryPlace, peers: PeerHttp, clock: Clock) -> Installer:
+    others = [node for node in genesis.nodes if node != settings.node_id]
+    return Installer(others, place, PeerDonors(peers), clock, bytes_per_second=settings.install_rate)
 
 
 def _identity(genesis: Genesis, chart: Chart, store: Store) -> Identity:

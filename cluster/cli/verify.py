@@ -12,6 +12,7 @@ import click
 
 from cluster.cli.shared import fail, print_json, print_table, say
 from cluster.config import packaged_chart
+from cluster.storage.incoming import current_store
 from cluster.storage.kv import KeyValue, RocksKeyValue, StoreMissing
 from cluster.storage.snapshots import MANIFEST_NAME, opened
 from cluster.verify import Report, examine, examine_replay
@@ -46,7 +47,7 @@ def _open(stack: ExitStack, path: Path) -> KeyValue:
     if (path / MANIFEST_NAME).exists():
         return stack.enter_context(opened(path))
     try:
-        kv = RocksKeyValue.open(path / "store")
+        kv = RocksKeyValue.open(current_store(path))
     except StoreMissing as error:
         fail(f"{error}; give a node's directory or a snapshot")
     stack.callback(kv.close)

@@ -76,6 +76,12 @@ async def post_snapshot(request: web.Request) -> web.Response:
     return problems.ok({"success": True, "node": node.config.node_id, "leader": node.raft.leader})
 
 
+async def get_snapshots(request: web.Request) -> web.Response:
+    """The manifests of the snapshots this node keeps, oldest first."""
+    node = request.app[NODE]
+    return problems.ok({"node": node.config.node_id, "snapshots": node.snapshots.kept()})
+
+
 async def post_transfer(request: web.Request) -> web.Response:
     """Hand leadership to `to`, or to the member furthest along. Asked of the node that leads."""
     node = request.app[NODE]

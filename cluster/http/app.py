@@ -68,6 +68,7 @@ def public_app(node: Node, metrics: Metrics, limits: Limits | None = None) -> we
             web.get("/decisions/{id}", records.get_decision),
             web.get("/rejections", records.get_rejections),
             web.get("/watch", watch.get_watch, allow_head=False),
+            web.get("/snapshots", admin.get_snapshots),
             web.get("/metrics", get_metrics),
             web.get("/openapi.json", get_openapi),
             *(web.post(path, admin.post_command) for path in admin.COMMANDS),

@@ -23,7 +23,7 @@ from aiohttp import web
 from cluster.answers import Answer, Unavailable, not_admitted, unknown
 from cluster.clock import Clock, done_by
 from cluster.egress import Unreachable
-from cluster.http import problems
+from cluster.http import problems, snapshots
 from cluster.http.request import LIMITS, NODE, Limits, read_body
 from cluster.node import Node
 from cluster.peerport import peer_id
@@ -211,6 +211,7 @@ def peer_app(node: Node) -> web.Application:
     app = web.Application()
     app[NODE], app[LIMITS] = node, Limits()
     app.router.add_post(PATH, post_submit)
+    app.router.add_routes(snapshots.routes())
     return app
 
 

@@ -54,6 +54,8 @@ async def get_health(request: web.Request) -> web.Response:
                 "clock_ok": raft.clock_ok,
                 "peers": raft.peers(),
             },
+            "log": {"first_index": raft.first_index, "last_index": raft.last_index},
+            "installs": installs_of(node),
             "lastSnapshotHLC": None if snapshot is None else snapshot.last_applied_hlc,
             "walLag": raft.commit_index - raft.applied_index,
             **_of_project(head_of(node, project_of(request))),
@@ -77,6 +79,16 @@ def quorum_of(node: Node) -> Quorum:
     return Quorum(node.raft.quorum_heard(), max(0, here - majority), here == len(peers) + 1)
 
 
+def installs_of(node: Node) -> dict[str, Any]:
+    """Snapshots on their way: to this node, from this node, and to whom the log of this node, if it leads, waits."""
+    lent = node.donor.loan
+    return {
+        "here": node.installer.progress,
+        "lent": None if lent is None else {"peer": lent.peer, "index": lent.index},
+        "waited_for": node.raft.retention.leases(),
+    }
+
+
 def gauges(node: Node, *, watchers: int) -> Gauges:
     """The node as its metrics show it."""
     raft, quorum = node.raft, quorum_of(node)
@@ -86,6 +98,9 @@ def gauges(node: Node, *, watchers: int) -> Gauges:
         term=raft.term,
         commit_index=raft.commit_index,
         applied_index=raft.applied_index,
+        first_index=raft.first_index,
+        last_index=raft.last_index,
+        installing=node.installer.progress is not None,
         quorum=quorum.heard,
         faults_left=quorum.faults_left,
         clock_ok=raft.clock_ok,

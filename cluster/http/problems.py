@@ -242,7 +242,7 @@ def routing(error: web.HTTPException, path: str) -> web.Response:
 
 
 def peer_answers(body: bytes) -> web.Response:
-    """Answers to a forwarding member; each of them carries its own verdict."""
+    """What a member asked for; answers to forwarded items each carry their own verdict."""
     return web.Response(status=HTTPStatus.OK, body=body, content_type="application/msgpack")
 
 

@@ -39,12 +39,14 @@ from cluster.raft.guard import Guard, Refused
 from cluster.raft.journal import Journal
 from cluster.raft.readindex import Answer, NoQuorum, NotLeader, ReadIndex, Unavailable
 from cluster.raft.replica import Replica, Role, Timing, payload_of
+from cluster.raft.retention import KEEP, Keep, Retention
 from cluster.raft.skew import PROBE_SECONDS, Skew
 from cluster.raft.wire import Hello
 
 __all__ = [
     "Fate",
     "Identity",
+    "Keep",
     "Links",
     "Machine",
     "NoQuorum",
@@ -105,6 +107,10 @@ class Machine(Protocol):
 
     def stamp_of(self, payload: bytes) -> int:
         """The stamp in an entry's envelope, microseconds. Raises Corrupt, the only one here, for what is no entry."""
+        ...
+
+    def applied_stamp(self) -> int:
+        """The newest stamp in the state, microseconds; 0 before the first."""
         ...
 
     def on_role(self, role: Role, term: int, leader: str | None) -> None:
@@ -185,8 +191,10 @@ class Raft:
         timing: Timing,
         identity: Identity,
         applied: int,
+        keep: Keep = KEEP,
     ) -> None:
-        """`applied` is the index up to which the state store holds every entry; 0 for a new one.
+        """`applied` is the index up to which the state store holds every entry; 0 for a new one. `keep` is what stays
+        of the log when it is cut.
 
         Stops the node (DAMAGED) when the log does not reach from `applied` on.
         """
@@ -201,6 +209,7 @@ class Raft:
         self._core = Replica(
             me=me, peers=self.peer_ids, journal=journal, transport=cast(Transport, transport), clock=clock,
             entropy=entropy, timing=timing, apply=self._apply, on_elected=self._observe,
+            on_behind=self._on_lagging,
         )  # fmt: skip
         self._skew = Skew(peers=self.peer_ids, raw=transport.raw, clock=clock, limit_us=timing.skew_max_us)
         self._guard = Guard(
@@ -208,11 +217,14 @@ class Raft:
             skew=self._skew, clock=clock, entropy=entropy, timing=timing,
         )  # fmt: skip
         self._reads = ReadIndex(self._core, journal, peers=self.peer_ids, raw=transport.raw, clock=clock, timing=timing)
+        self.retention = Retention(self._core, journal, raw=transport.raw, clock=clock, keep=keep)
         self._handlers: dict[str, Callable[[str, Message], None]] = {
             "clock": self._skew.on_probe,
             "clock_ok": self._skew.on_answer,
             "ri": self._reads.on_question,
             "ri_ok": self._reads.on_answer,
+            "behind": self.retention.on_behind,
+            "installing": self.retention.on_installing,
             "index_query": self._on_index_query,
             "index_answer": self._on_index_answer,
         }
@@ -378,12 +390,23 @@ class Raft:
         return report
 
     def _last_stamp(self) -> int:
-        """The stamp of the newest entry in the log, applied or not; no-ops carry none."""
-        for index in range(self.last_index, self._journal.first_index - 1, -1):
+        """The stamp of the newest entry, applied or not; no-ops carry none. What is applied may be cut off the log, so
+        that stamp is the state's to know."""
+        for index in range(self.last_index, self.applied_index, -1):
             payload = payload_of(self._journal.entry(index)[0])
             if payload is not None:
                 return self._machine.stamp_of(payload)
-        return 0
+        return self._machine.applied_stamp()
+
+    # --- the beginning of the log -------------------------------------------------------------------------------------
+
+    def _on_lagging(self, peer: str) -> None:
+        self.retention.tell(peer)
+
+    def compact(self, behind: int) -> None:
+        """Drop from the log what a checked snapshot at `behind` makes dispensable, all but what is kept of it."""
+        if not self._stopped and self.retention.cut(behind, self.applied_index):
+            self.kick()
 
     # --- what the transport tells -------------------------------------------------------------------------------------
 
@@ -652,6 +675,10 @@ class Raft:
     @property
     def applied_index(self) -> int:
         return self._core.raftLastApplied
+
+    @property
+    def first_index(self) -> int:
+        return self._journal.first_index
 
     @property
     def last_index(self) -> int:

@@ -8,7 +8,11 @@ Three promises are checked here rather than trusted (Raft §5.3, §5.4):
 
 * the log is contiguous and every entry passes its checksum, or the node does not start;
 * the store has everything it ever synced (the witness knows how much that was), or the node does not start;
-* an entry at or below the commit index is never cut, or the node stops.
+* an entry at or below the commit index never gives way to another, or the node stops.
+
+The log is cut at its beginning (`cut_before`, decided in retention.py) behind a state that is safe elsewhere, and may
+begin inside a peer's checkpoint (`move_into`, called by install.py): a node then keeps its own promises, and every
+entry of its own that it may have acknowledged.
 
 All entries are on disk, the newest ones in memory too: the core reads the end of the log constantly and the rest
 almost never. Slices are bounded, because the core takes open-ended ones and hands them to the state machine or to a
@@ -19,6 +23,8 @@ from __future__ import annotations
 
 import struct
 import zlib
+from array import array
+from itertools import accumulate, takewhile
 from typing import overload
 
 import msgspec
@@ -26,6 +32,7 @@ import pysyncobj.journal
 
 from cluster import faults
 from cluster.faults import ExitCode
+from cluster.storage import layout
 from cluster.storage.kv import Batch, Family, KeyValue
 from cluster.storage.witness import Mark, Witness
 from swoosh.errors import Corrupt
@@ -74,6 +81,8 @@ class Journal(pysyncobj.journal.Journal):
         self._first: Entry | None = None
         self._tail: list[Entry] = []
         self._tail_bytes = 0
+        self._sizes = array("I")
+        self._bytes = 0
         self._load()
         self._durable = self.last_index
 
@@ -95,7 +104,18 @@ class Journal(pysyncobj.journal.Journal):
     def open(
         cls, kv: KeyValue, witness: Witness, *, cluster_id: str, node: str, memory_entries: int = MEMORY_ENTRIES
     ) -> Journal:
-        """Open the journal of an existing store and count the boot, synced.
+        """Open the journal of an existing store and count the boot, synced. Stops the node as `examine` does."""
+        journal = cls.examine(kv, witness, cluster_id=cluster_id, node=node, memory_entries=memory_entries)
+        journal._meta = msgspec.structs.replace(journal._meta, boots=journal.boots + 1)
+        journal._dirty = True
+        journal.barrier()
+        return journal
+
+    @classmethod
+    def examine(
+        cls, kv: KeyValue, witness: Witness, *, cluster_id: str, node: str, memory_entries: int = MEMORY_ENTRIES
+    ) -> Journal:
+        """The journal of an existing store, to look at: nothing is written.
 
         Stops the node when the store is not this node's (MISCONFIGURED) or not all there (DAMAGED).
         """
@@ -108,10 +128,47 @@ class Journal(pysyncobj.journal.Journal):
                 configured=f"{node}.{cluster_id}",
             )
         _check_witness(witness.read(), meta)
-        journal = cls(kv, witness, msgspec.structs.replace(meta, boots=meta.boots + 1), memory_entries=memory_entries)
-        journal._dirty = True
-        journal.barrier()
-        return journal
+        return cls(kv, witness, meta, memory_entries=memory_entries)
+
+    def move_into(self, kv: KeyValue, index: int, term: int) -> None:
+        """Make a checkpoint of a peer's store, taken at entry (`index`, `term`), this node's own: one synced batch.
+
+        The peer's promises, its log and what else concerns that node alone go; this node's take their place. Of the
+        logs stay the two entries up to `index`, and what follows in this one if it holds that very entry: an
+        acknowledged entry must outlive an install that was prepared while this node caught up (Raft §7). The store
+        this journal lies in is not touched, so the move may be made again after a crash.
+
+        Raises:
+            Corrupt: the checkpoint does not hold that entry.
+        """
+        first = max(1, index - 1)
+        entries = [_decode_entry(*row) for row in kv.iterate(Family.LOG, _KEY.pack(first), _KEY.pack(index + 1))]
+        if [at for _, at, _ in entries] != list(range(first, index + 1)) or entries[-1][2] != term:
+            raise Corrupt(f"the checkpoint does not hold entry {index} of term {term}")
+        ours = self.term_at(index)
+        if ours is not None and ours != term and index <= self._commit:
+            faults.fatal(ExitCode.DIVERGED, "a checkpoint contradicts a committed entry", at=(index, term), ours=ours)
+        if ours == term:
+            entries += [self.entry(at) for at in range(index + 1, self.last_index + 1)]
+        batch = Batch()
+        for family in (Family.LOG, *layout.NODE_LOCAL):
+            batch.delete_range(family, b"", _END)
+        for entry in entries:
+            _put_entry(batch, entry)
+        _replace_node_meta(batch, self._kv, kv)
+        batch.put(Family.META, META_KEY, _encode_meta(self._meta_after(index, term, entries[-1][1])))
+        kv.write(batch, sync=True)
+
+    def _meta_after(self, index: int, term: int, last: int) -> Meta:
+        """What this node has promised, as of a store whose state is that of (`index`, `term`). A term learnt from the
+        log is a term like any other: this node has not voted in it."""
+        return msgspec.structs.replace(
+            self._meta,
+            sequence=self._meta.sequence + 1,
+            term=max(self._term, term),
+            vote=self._vote if self._term >= term else None,
+            commit=max(index, min(self._commit, last)),
+        )
 
     def close(self) -> None:
         """Make everything durable, the witness too. The store itself is closed by who opened it."""
@@ -188,8 +245,7 @@ class Journal(pysyncobj.journal.Journal):
             last = (self.last_index, self.last_term)
             faults.fatal(ExitCode.BUG, "an entry does not continue the log", last=last, entry=(idx, term))
         self._append((command, idx, term))
-        crc = _checksum(idx, term, command)
-        self._batch.put(Family.LOG, _KEY.pack(idx), _HEAD.pack(term, crc) + command)
+        _put_entry(self._batch, (command, idx, term))
         self._dirty = True
 
     def deleteEntriesFrom(self, entryFrom: int) -> None:
@@ -199,6 +255,7 @@ class Journal(pysyncobj.journal.Journal):
             faults.fatal(
                 ExitCode.DIVERGED, "the leader contradicts a committed entry", index=index, commit=self._commit
             )
+        self._forget(slice(entryFrom, None))
         kept = index - self._tail[0][1]
         if kept > 0:
             self._tail_bytes -= sum(len(command) for command, _, _ in self._tail[kept:])
@@ -216,11 +273,29 @@ class Journal(pysyncobj.journal.Journal):
             return
         index = self.first_index + entryTo
         self._first = self.entry(index)
+        self._forget(slice(0, entryTo))
         held = max(0, index - self._tail[0][1])
         self._tail_bytes -= sum(len(command) for command, _, _ in self._tail[:held])
         del self._tail[:held]
         self._batch.delete_range(Family.LOG, b"", _KEY.pack(index))
         self._dirty = True
+
+    def cut_before(self, index: int) -> None:
+        """Drop the entries before `index`, which are in a state that is safe; durable with the next barrier."""
+        if index >= self._commit:
+            faults.fatal(ExitCode.BUG, "the log would be cut at its end", index=index, commit=self._commit)
+        self.deleteEntriesTo(index - self.first_index)
+
+    def first_within(self, size: int) -> int:
+        """The first index from which on the commands of the log have no more than `size` bytes together; at most the
+        last one."""
+        after = accumulate(reversed(self._sizes))
+        return self.last_index - max(0, sum(1 for _ in takewhile(lambda total: total <= size, after)) - 1)
+
+    @property
+    def size(self) -> int:
+        """How long all commands in the log are together, bytes."""
+        return self._bytes
 
     def __len__(self) -> int:
         return self.last_index - self.first_index + 1 if self._tail else 0
@@ -300,6 +375,12 @@ class Journal(pysyncobj.journal.Journal):
             self._first = entry
         self._tail.append(entry)
         self._tail_bytes += len(entry[0])
+        self._sizes.append(len(entry[0]))
+        self._bytes += len(entry[0])
+
+    def _forget(self, positions: slice) -> None:
+        self._bytes -= sum(self._sizes[positions])
+        del self._sizes[positions]
 
     def _trim(self) -> None:
         """Let go of the oldest entries in memory, a quarter at a time. Only what is on disk may go."""
@@ -359,6 +440,22 @@ def decode_meta(raw: bytes | None) -> Meta:
     if zlib.crc32(raw[4:]).to_bytes(4) != raw[:4]:
         faults.fatal(ExitCode.DAMAGED, "term and vote fail their checksum", next=RUNBOOK)
     return msgspec.msgpack.decode(raw[4:], type=Meta)
+
+
+def _replace_node_meta(batch: Batch, ours: KeyValue, theirs: KeyValue) -> None:
+    """Of the documents beside the state, only those that every node shares may come from a peer. That the state which
+    is replaced had diverged is no longer true."""
+    for key, _ in theirs.iterate(Family.META):
+        if key not in layout.SHARED_META:
+            batch.delete(Family.META, key)
+    for key, value in ours.iterate(Family.META):
+        if key not in layout.SHARED_META and key != layout.DIVERGED:
+            batch.put(Family.META, key, value)
+
+
+def _put_entry(batch: Batch, entry: Entry) -> None:
+    command, index, term = entry
+    batch.put(Family.LOG, _KEY.pack(index), _HEAD.pack(term, _checksum(index, term, command)) + command)
 
 
 def _checksum(index: int, term: int, command: bytes) -> int:

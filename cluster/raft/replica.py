@@ -104,11 +104,12 @@ class Replica(SyncObj):
         timing: Timing,
         apply: Callable[[int, int, bytes | None], object],
         on_elected: Callable[[], None],
+        on_behind: Callable[[str], None],
     ) -> None:
         """`apply(index, term, payload)` gets every committed entry, None for a no-op; `on_elected` is told of a
-        new leadership before anything is applied under it."""
+        new leadership before anything is applied under it; `on_behind` of a peer that lacks what the log lacks too."""
         self._journal, self._clock, self._entropy, self._timing = journal, clock, entropy, timing
-        self._apply = apply
+        self._apply, self._on_behind = apply, on_behind
         self._flights: dict[str, Flight] = {}
         self._applied = 1
         self._suspended = False
@@ -196,6 +197,7 @@ class Replica(SyncObj):
             # Our log no longer reaches back to this peer. An append after our last entry is refused there, which keeps
             # the peer patient and our seat ours, and moves nothing.
             following = journal.last_index + 1
+            self._on_behind(peer)
         flight = self._flight(peer)
         previous = flight.last_index if flight and not entries else following - 1
         batch = journal[following - journal.first_index :] if entries else []

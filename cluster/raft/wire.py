@@ -113,6 +113,9 @@ MESSAGES: Mapping[str, Layout] = {
     # A follower asks the leader for a read index; null = refused (not the leader, or no quorum).
     "index_query": {"id": COUNTER},
     "index_answer": {"id": COUNTER, "index": COUNTER_OR_NOTHING},
+    # "My log begins with this entry, after the end of yours": install a snapshot. And which one is being installed.
+    "behind": {"t": COUNTER, "first": COUNTER, "first_term": COUNTER},
+    "installing": {"t": COUNTER, "index": COUNTER},
     # What does your wall clock say? `at` is the asker's monotonic reading, given back unread.
     "clock": {"at": MICROSECONDS},
     "clock_ok": {"at": MICROSECONDS, "wall_us": MICROSECONDS},

@@ -22,6 +22,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple, NoReturn, Protocol
 
+import msgspec
 from rocksdict import Checkpoint, DBRecoveryMode, Options, Rdict, ReadOptions, WriteBatch, WriteOptions
 
 from cluster import faults
@@ -287,6 +288,17 @@ class MemoryKeyValue:
     def close(self) -> None:
         self.flush()
 
+    def dump(self) -> bytes:
+        """All of it as one file."""
+        return msgspec.msgpack.encode([[family, *row] for family in Family for row in self.iterate(family)])
+
+    def load(self, data: bytes) -> None:
+        """Fill an empty twin from a dump, durably. Raises msgspec.DecodeError."""
+        batch = Batch()
+        for family, key, value in msgspec.msgpack.decode(data, type=list[tuple[Family, bytes, bytes]]):
+            batch.put(family, key, value)
+        self.write(batch, sync=True)
+
     def crash(self, entropy: Entropy) -> None:
         """Power cut: keep a random prefix of the unsynced batches, then be as if just opened."""
         survivors = int(entropy.random() * (len(self._unsynced) + 1))
@@ -341,6 +353,16 @@ class Tables:
         del self.keys[family][first : first + len(keys)]
         for key in keys:
             del self.values[family][key]
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Put a plain file in its place, durably: after a crash there is the old one or the new one, never half of it.
+    Raises OSError."""
+    draft = path.with_name(path.name + ".draft")
+    draft.write_bytes(data)
+    sync_file(draft)
+    draft.rename(path)
+    sync_directory(path.parent)
 
 
 def sync_file(path: Path) -> None:

@@ -41,6 +41,10 @@ CHECKPOINT = b"checkpoint"
 HALT = b"halt"
 DIVERGED = b"diverged"
 RAFT = b"raft"
+SHARED_META = frozenset((APPLIED, GENESIS, CHECKPOINT, HALT))
+"""What of META is the same on every node at the same entry; everything else there is one node's own."""
+NODE_LOCAL = (Family.REJECTION, Family.SNAPSHOT)
+"""Families that, like LOG, tell about one node and are no part of the state."""
 
 _NUL = b"\0"
 _AFTER_NUL = b"\1"

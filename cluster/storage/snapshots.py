@@ -10,7 +10,8 @@ thread before and after. Before: flushing memory to table files, which changes n
 syncing the manifest and removing old snapshots, which touch only files that no longer change. The thread reads and
 writes no state; ``settle`` waits for it, so that nobody closes the store under it.
 
-A snapshot is complete once ``manifest.json`` has its name. Whatever lacks it was interrupted, and is removed.
+A snapshot is complete once ``manifest.json`` has its name. Whatever lacks it was interrupted, and is removed. One that
+a peer is reading (donor.py) stays until it has been read.
 """
 
 from __future__ import annotations
@@ -29,11 +30,13 @@ from cluster import faults
 from cluster.clock import Clock
 from cluster.faults import ExitCode
 from cluster.storage import kv
+from cluster.storage.incoming import File, digest_of
 from cluster.storage.kv import KeyValue, MemoryKeyValue, RocksKeyValue
 from cluster.storage.store import Store
 from swoosh import snapshot
 from swoosh.chart import Chart
 from swoosh.errors import Corrupt
+from swoosh.hashing import digest_file
 from swoosh.machine import Applied, Machine
 from swoosh.snapshot import Manifest
 
@@ -62,6 +65,14 @@ class Shelf(Protocol):
 
     def checkpoint(self, store: KeyValue, index: int) -> None: ...
 
+    async def files(self, index: int) -> tuple[File, ...]:
+        """The files of the complete snapshot at ``index``, but for its manifest."""
+        ...
+
+    async def read(self, index: int, name: str, offset: int, size: int) -> bytes:
+        """Up to ``size`` bytes of one of them."""
+        ...
+
     async def finish(self, manifest: Manifest, drop: list[int]) -> None:
         """Make the snapshot complete and durable, and remove those at ``drop``."""
         ...
@@ -77,7 +88,9 @@ class Snapshots:
     Args:
         every: applied entries after which one is taken.
         min_interval: least seconds from one to the next.
+        first_after: seconds from the start to the first.
         check: what is done with each snapshot and the one before it.
+        is_lent: whether a peer is reading the snapshot at an index.
     """
 
     def __init__(
@@ -89,14 +102,19 @@ class Snapshots:
         *,
         every: int = EVERY_ENTRIES,
         min_interval: float = MIN_INTERVAL_SECONDS,
+        first_after: float = FIRST_AFTER_SECONDS,
         check: Check | None = None,
+        is_lent: Callable[[int], bool] = lambda index: False,
     ) -> None:
         self._store, self._shelf, self._clock = store, shelf, clock
-        self._every, self._min_interval, self._check = every, min_interval, check
+        self._every, self._min_interval, self._check, self._is_lent = every, min_interval, check, is_lent
         self._into_reverb = frozenset(_into_reverb(chart))
         self._kept = shelf.manifests()
-        self._entries = 0
+        self._first_after, self._entries = first_after, 0
         self._asked = asyncio.Event()
+        self.verified = 0
+        """Index of the newest snapshot that was taken and checked in this life: nothing before it is needed from the
+        log, not even by the next check."""
 
     @property
     def newest(self) -> Manifest | None:
@@ -120,7 +138,7 @@ class Snapshots:
 
     async def run(self, machine: Machine) -> None:
         """Take one soon after the start, then whenever one was asked for, until cancelled."""
-        await self._clock.sleep(FIRST_AFTER_SECONDS)  # a node that starts has callers waiting
+        await self._clock.sleep(self._first_after)  # a node that starts has callers waiting
         self.request()
         while True:
             await self._asked.wait()
@@ -129,6 +147,7 @@ class Snapshots:
             if self._check is not None:
                 base = self._path(self._kept[-2]) if len(self._kept) > 1 else None
                 await self._check(base, self._path(self._kept[-1]))
+            self.verified = self._kept[-1].last_applied_index
             await self._clock.sleep(self._min_interval)
 
     async def take(self, machine: Machine) -> Manifest:
@@ -142,7 +161,8 @@ class Snapshots:
         index = manifest.last_applied_index
         if self._kept and index <= self._kept[-1].last_applied_index:
             return self._kept[-1]
-        kept = [*self._kept, manifest][-KEPT:]
+        kept = [*(old for old in self._kept[: 1 - KEPT] if self._is_lent(old.last_applied_index))]
+        kept += [*self._kept[1 - KEPT :], manifest]
         self._store.keep_snapshot(index, snapshot.encode(manifest), oldest=kept[0].last_applied_index)
         self._shelf.checkpoint(self._store.kv, index)
         faults.failpoint("snapshot.checkpoint")
@@ -166,6 +186,7 @@ class DirectoryShelf:
     def __init__(self, root: Path) -> None:
         self._root = root
         self._working: asyncio.Future[None] | None = None
+        self._listed: tuple[int, tuple[File, ...]] | None = None
         root.mkdir(parents=True, exist_ok=True)
         for path in root.iterdir():
             if path.is_dir() and not (path / MANIFEST_NAME).exists():
@@ -193,6 +214,20 @@ class DirectoryShelf:
     async def finish(self, manifest: Manifest, drop: list[int]) -> None:
         await self._in_thread(lambda: self._finish(manifest, drop))
 
+    async def files(self, index: int) -> tuple[File, ...]:
+        if self._listed is None or self._listed[0] != index:
+            listed = await asyncio.get_running_loop().run_in_executor(None, lambda: _list(self.path(index)))
+            self._listed = (index, listed)
+        return self._listed[1]
+
+    async def read(self, index: int, name: str, offset: int, size: int) -> bytes:
+        def read() -> bytes:
+            with (self.path(index) / name).open("rb") as file:
+                file.seek(offset)
+                return file.read(size)
+
+        return await asyncio.get_running_loop().run_in_executor(None, read)
+
     async def settle(self) -> None:
         if self._working is not None:
             await self._working
@@ -204,7 +239,7 @@ class DirectoryShelf:
     def _finish(self, manifest: Manifest, drop: list[int]) -> None:
         path = self.path(manifest.last_applied_index)
         try:
-            _write_manifest(path, manifest)
+            kv.replace_file(path / MANIFEST_NAME, snapshot.encode(manifest))
             kv.sync_directory(self._root)
             for index in drop:
                 # The manifest goes first: an interrupted removal must not look complete.
@@ -218,8 +253,10 @@ class MemoryShelf:
     """The twin: copies of a ``MemoryKeyValue``, which keeps them. No thread, so that a simulated run repeats itself."""
 
     def __init__(self) -> None:
-        self._store: MemoryKeyValue | None = None
+        self._taken: dict[int, MemoryKeyValue] = {}
         self._manifests: dict[int, Manifest] = {}
+        self._dumped = b""
+        """The copy that was listed last, as the file it travels as: one is lent at a time."""
 
     def path(self, index: int) -> Path:
         return Path(str(index))
@@ -232,26 +269,32 @@ class MemoryShelf:
 
     def checkpoint(self, store: KeyValue, index: int) -> None:
         assert isinstance(store, MemoryKeyValue)
-        self._store = store
         store.checkpoint(self.path(index))
+        self._taken[index] = store.checkpoints.pop(self.path(index))
+
+    def taken(self, index: int) -> MemoryKeyValue:
+        """The copy at an index."""
+        return self._taken[index]
 
     async def finish(self, manifest: Manifest, drop: list[int]) -> None:
         self._manifests[manifest.last_applied_index] = manifest
         for index in drop:
-            del self._manifests[index]
-            if self._store is not None:
-                del self._store.checkpoints[self.path(index)]
+            del self._manifests[index], self._taken[index]
+
+    async def files(self, index: int) -> tuple[File, ...]:
+        self._dumped = self._taken[index].dump()
+        return (File("tables", len(self._dumped), digest_file([self._dumped])),)
+
+    async def read(self, index: int, name: str, offset: int, size: int) -> bytes:
+        return self._dumped[offset : offset + size]
 
     async def settle(self) -> None:
         pass
 
 
-def _write_manifest(path: Path, manifest: Manifest) -> None:
-    draft = path / (MANIFEST_NAME + ".draft")
-    draft.write_bytes(snapshot.encode(manifest))
-    kv.sync_file(draft)
-    draft.rename(path / MANIFEST_NAME)
-    kv.sync_directory(path)
+def _list(path: Path) -> tuple[File, ...]:
+    files = sorted(file for file in path.iterdir() if file.name != MANIFEST_NAME)
+    return tuple(File(file.name, file.stat().st_size, digest_of(file)) for file in files)
 
 
 def read_manifest(path: Path) -> Manifest:

@@ -41,6 +41,9 @@ class Gauges(NamedTuple):
     term: int
     commit_index: int
     applied_index: int
+    first_index: int
+    last_index: int
+    installing: bool
     quorum: bool
     faults_left: int
     clock_ok: bool
@@ -176,6 +179,9 @@ def _gauges(now: Gauges) -> Iterator[Metric]:
     yield gauge("swoosh_raft_term", "Current term", now.term)
     yield gauge("swoosh_raft_commit_index", "Newest entry known to be committed", now.commit_index)
     yield gauge("swoosh_raft_applied_index", "Newest entry applied", now.applied_index)
+    yield gauge("swoosh_raft_log_first_index", "Where the log begins", now.first_index)
+    yield gauge("swoosh_raft_log_last_index", "Where the log ends", now.last_index)
+    yield gauge("swoosh_installing", "1 while a snapshot is fetched from a peer", now.installing)
     yield gauge("swoosh_raft_quorum", "1 while a majority is heard", now.quorum)
     yield gauge("swoosh_raft_faults_left", "Members that may still fail", now.faults_left)
     yield gauge("swoosh_clock_ok", "1 while time may be judged here", now.clock_ok)

@@ -49,6 +49,7 @@ def test_every_command_explains_itself() -> None:
         "explain",
         "propose",
         "verify",
+        "snapshot",
         "keys",
         "identity",
     ):
@@ -228,3 +229,10 @@ def test_status_shows_the_silent_node_as_its_leader_sees_it(capsys: pytest.Captu
 def test_nobody_there_is_said_by_exit_code() -> None:
     done = swoosh("health", "--endpoint", "http://127.0.0.1:1", "--timeout", "0.2")
     assert (done.exit_code, done.stdout) == (4, "unreachable\n")
+
+
+def test_a_snapshot_is_never_restored_under_a_voter() -> None:
+    done = swoosh("snapshot", "restore", "--node", "node-1")
+    assert done.exit_code == 1
+    assert "swoosh serve --rejoin" in done.output
+    assert "new cluster" in done.output

@@ -67,6 +67,8 @@ def test_a_variable_nobody_knows_is_noticed(file: Path) -> None:
         ("[raft]\nheartbeat_ms = 'fast'", r"raft\.heartbeat_ms"),
         ("[raft]\nelection_min_ms = 60", "election_min_ms"),
         ("[http]\nlisten = '127.0.0.1:1'\nrate_per_ip = -1", "rates are not negative"),
+        ("[log]\nkeep_entries = 0", "keep_entries"),
+        ("[install]\nmib_per_second = 0", "mib_per_second"),
         ("[http]\nlisten = '127.0.0.1'", r"http\.listen: expected host:port"),
         ("[http]\nlisten = '127.0.0.1:70000'", r"http\.listen: expected host:port"),
         ("[members]\nnode-2 = '127.0.0.1:1'", "node-1, this node, is missing"),
@@ -102,3 +104,11 @@ def test_a_failpoint_is_armed_by_name_and_visit() -> None:
         faults.disarm()
     with pytest.raises(Misconfigured, match="name:nth"):
         config.arm_failpoints({"SWOOSH_FAILPOINT": "applied"})
+
+
+def test_what_stays_of_the_log_and_how_fast_a_snapshot_comes_may_be_set(file: Path) -> None:
+    found = config.load(file, {})
+    assert (found.keep.entries, found.keep.size, found.install_rate) == (10_000, 256 << 20, 32 << 20)
+    variables = {"SWOOSH_LOG_KEEP_ENTRIES": "20", "SWOOSH_LOG_KEEP_MIB": "1", "SWOOSH_INSTALL_MIB_PER_SECOND": "2"}
+    found = config.load(file, variables)
+    assert (found.keep.entries, found.keep.size, found.install_rate) == (20, 1 << 20, 2 << 20)

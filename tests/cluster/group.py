@@ -7,7 +7,7 @@ it arrives at once where a link stands, and what it loses on the way is the busi
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,20 @@ from typing import Any
 import msgspec
 
 from chaos.solo import CHART, Solo, the_chart
-from cluster import faults
+from cluster import faults, verify
 from cluster.answers import Answer, not_admitted
 from cluster.config import Config
+from cluster.egress import Unreachable
 from cluster.entropy import SeededEntropy
 from cluster.node import REDUCER_VERSION, Node
 from cluster.nodekey import NodeKey
+from cluster.raft import install
 from cluster.raft.journal import Journal
 from cluster.raft.replica import Timing
+from cluster.raft.retention import KEEP, Keep
+from cluster.storage.donor import Donor
+from cluster.storage.incoming import MemoryPlace, Offer
+from cluster.storage.kv import KeyValue
 from cluster.storage.snapshots import MemoryShelf, Snapshots
 from cluster.storage.store import ORIGIN
 from cluster.storage.store import Store as StateStore
@@ -32,7 +38,8 @@ from swoosh.chart import Chart, load_chart
 from swoosh.entry import Item, ProposalItem, owed
 from swoosh.outcome import Accepted, Code
 from swoosh.proposal import CLUSTER, DEFAULT_PROJECT
-from tests.raft.cluster import IDENTITY, Cluster, MemoryTransport, OurHost
+from swoosh.snapshot import Manifest
+from tests.raft.cluster import IDENTITY, Cluster, MemoryTransport, OurHost, Store
 
 NOWHERE = Path("/nonexistent")
 ANSWER_SECONDS = 10.0
@@ -51,7 +58,15 @@ class NodeHost(OurHost):
     def __init__(self, cluster: Cluster, name: str) -> None:
         super().__init__(cluster, name)
         people = self.cluster.people
-        StateStore.create(self.store, genesis.initial_rows(people.genesis, people.chart), ORIGIN, {})
+        document = {"genesis": genesis.encode(people.genesis)}
+        StateStore.create(self.store, genesis.initial_rows(people.genesis, people.chart), ORIGIN, document)
+        self.place = MemoryPlace(lambda: Store(self), self._examine)
+        self.place.store = self.store
+        self.shelf = MemoryShelf()
+
+    def _examine(self, store: KeyValue, manifest: Manifest) -> str | None:
+        report = verify.examine_state(store, self.cluster.people.chart, manifest)
+        return str(report.findings) if report.findings else None
 
     def _begin(self) -> Coroutine[Any, Any, None]:
         return self.node.start()
@@ -59,9 +74,13 @@ class NodeHost(OurHost):
     def _build(self) -> None:
         people, chart = self.cluster.people, self.chart or self.cluster.people.chart
         self.transport = MemoryTransport(self)
+        install.finish(self.place, self.witness, cluster_id="c", node=self.name)
+        assert isinstance(self.place.store, Store)
+        self.store = self.place.store
         store = StateStore(self.store)
+        donor = Donor(self.name, self.shelf, self.clock)
         self.node = Node(
-            config=replace(_config(self.name, people), scrub_period=self.cluster.scrub_period),
+            config=replace(_config(self.name, people), scrub_period=self.cluster.scrub_period, keep=self.cluster.keep),
             genesis=people.genesis,
             identity=replace(
                 IDENTITY,
@@ -71,7 +90,15 @@ class NodeHost(OurHost):
             ),
             chart=chart,
             store=store,
-            snapshots=Snapshots(store, MemoryShelf(), chart, self.clock),
+            snapshots=self.cluster.snapshots(store, self.shelf, chart, self.clock, is_lent=donor.is_lent),
+            donor=donor,
+            installer=install.Installer(
+                [name for name in self.cluster.names if name != self.name],
+                self.place,
+                Neighbours(self),
+                self.clock,
+                bytes_per_second=self.cluster.bytes_per_second,
+            ),
             journal=Journal.open(self.store, self.witness, cluster_id="c", node=self.name),
             transport=self.transport,
             forwarder=Hop(self),
@@ -86,6 +113,7 @@ class NodeHost(OurHost):
 
     def lose_unsynced(self) -> None:
         super().lose_unsynced()
+        self.place.crash()
         for task in list(self.node._tasks):
             task.cancel()
 
@@ -103,6 +131,32 @@ class Hop:
         return await there.submit_forwarded(items, deadline, dry_run=dry_run)
 
 
+class Neighbours:
+    """From a node to its peers' snapshots. A question takes as long as a message, and is lost with the link."""
+
+    def __init__(self, host: NodeHost) -> None:
+        self._host = host
+
+    async def newest(self, peer: str) -> Manifest | None:
+        return (await self._ask(peer)).newest()
+
+    async def offer(self, peer: str, index: int) -> Offer | None:
+        return await (await self._ask(peer)).offer(self._host.name, index)
+
+    async def read(self, peer: str, index: int, name: str, offset: int, size: int) -> bytes:
+        piece = await (await self._ask(peer)).read(self._host.name, index, name, offset, size)
+        if piece is None:
+            raise Unreachable(f"{peer} no longer lends its snapshot at {index}")
+        return piece
+
+    async def _ask(self, peer: str) -> Donor:
+        cluster = self._host.cluster
+        await self._host.clock.sleep(cluster.random.uniform(*cluster.latency))
+        if peer not in self._host.links:
+            raise Unreachable(f"{peer} is out of reach")
+        return cluster.node(peer).donor
+
+
 class Group(Cluster):
     """Nodes n0, n1, … of one cluster, and the people who sign."""
 
@@ -113,13 +167,19 @@ class Group(Cluster):
         nodes: int = 3,
         checkpoint_every: int = limits.CHECKPOINT_EVERY,
         scrub_period: float = 86_400.0,
+        keep: Keep = KEEP,
+        snapshots: Callable[..., Snapshots] = Snapshots,
+        bytes_per_second: int = install.BYTES_PER_SECOND,
         **how: Any,
     ) -> None:
-        self.checkpoint_every, self.scrub_period = checkpoint_every, scrub_period
+        """`keep` is what stays of each log, `snapshots` how each node takes them, `bytes_per_second` how fast it
+        fetches one."""
         names = tuple(f"n{number}" for number in range(nodes))
         self.people = Solo(the_chart(), nodes=nodes)
         self.people.genesis = msgspec.structs.replace(self.people.genesis, nodes=names)
         self.serial = 0
+        self.checkpoint_every, self.scrub_period = checkpoint_every, scrub_period
+        self.keep, self.snapshots, self.bytes_per_second = keep, snapshots, bytes_per_second
         super().__init__(seed, nodes=nodes, ours=NodeHost, **how)
 
     def host(self, name: str) -> NodeHost:

@@ -26,6 +26,7 @@ from swoosh.genesis import Genesis, Registered
 from swoosh.machine import Applied, Machine, MemorySource, Position
 from swoosh.outcome import Refused
 from swoosh.reducer import Place
+from swoosh.snapshot import Manifest
 
 CHART = load_chart((Path(__file__).parents[2] / "statechart.yaml").read_text(encoding="utf-8"))
 ROLES = {
@@ -122,6 +123,7 @@ class Desk:
             steps=0,
             document=lambda: dict(passes=0, steps=0, steps_last_pass=0, reading="", age_s=None, period_s=86_400.0),
         )
+        self.donor, self.installer = SimpleNamespace(loan=None), SimpleNamespace(progress=None)
         self.raft = FakeRaft(self)
 
     @property
@@ -224,6 +226,9 @@ class FakeSnapshots:
     def request(self) -> None:
         self.asked += 1
 
+    def kept(self) -> list[Manifest]:
+        return [Manifest(7, 1, str(hlc.HLC(1, 0)), 2, "sha256-" + "a" * 64, CHART.hash)]
+
 
 class FakeRaft:
     """What there is to see of consensus: n1 leads, n2 and n3 follow."""
@@ -234,11 +239,17 @@ class FakeRaft:
         self.clock_ok = True
         self.suspended: str | None = None
         self.down: set[str] = set()
+        self.first_index = 1
+        self.retention = SimpleNamespace(leases=dict)
         self.behind = 0
 
     @property
     def applied_index(self) -> int:
         return self._desk.machine.position.index
+
+    @property
+    def last_index(self) -> int:
+        return self.commit_index
 
     @property
     def commit_index(self) -> int:

@@ -47,6 +47,7 @@ T = TypeVar("T")
 APPLIED = b"applied"
 STAMP = struct.Struct(">Q")
 IDENTITY = Identity("c", "g", 1, "m", "chart", "1")
+RESTART_SECONDS = 0.3
 CALM = Timing(election_min=500.0, election_max=600.0)
 """No election happens unless a test asks for one."""
 
@@ -61,6 +62,14 @@ class Stopped(BaseException):
     def __init__(self, code: ExitCode, reason: str, facts: dict[str, object]) -> None:
         super().__init__(code, reason, facts)
         self.code, self.reason, self.facts = code, reason, facts
+
+
+class Restarted(BaseException):
+    """The node asked to begin anew: `faults.restart`."""
+
+
+def raise_restarted(reason: str, facts: dict[str, object]) -> None:
+    raise Restarted(reason, facts)
 
 
 def raise_stopped(code: ExitCode, reason: str, facts: dict[str, object]) -> None:
@@ -148,6 +157,14 @@ class Host:
         except Stopped as stop:
             self.stopped = stop
             self.kill()
+        except Restarted:
+            self.kill()
+            self.cluster.later(RESTART_SECONDS, self.restart)
+
+    def restart(self) -> None:
+        """Begin anew, unless somebody was quicker."""
+        if not self.alive:
+            self.start()
 
     def kill(self) -> None:
         if self.alive:
@@ -249,6 +266,10 @@ class Recorder:
     def stamp_of(self, payload: bytes) -> int:
         stamp: int = STAMP.unpack_from(payload)[0]
         return stamp
+
+    def applied_stamp(self) -> int:
+        newest = next(self.host.store.iterate(Family.HEAD, reverse=True), None)
+        return self.stamp_of(newest[1]) if newest else 0
 
     def on_role(self, role: Role, term: int, leader: str | None) -> None:
         self.roles.append((role, term, leader))
@@ -553,6 +574,7 @@ class Cluster:
         self._late: dict[tuple[str, str], list[Callable[[], None]]] = {}
         self._errors: list[BaseException] = []
         faults.set_stop(raise_stopped)
+        faults.set_restart(raise_restarted)
         if stock:
             install_stock(self)
         kind = StockHost if stock else ours or OurHost
@@ -567,6 +589,7 @@ class Cluster:
 
     def __exit__(self, *_: object) -> None:
         faults.set_stop(None)
+        faults.set_restart(None)
         for task in self._tasks:
             task.cancel()
         for host in self.hosts.values():
@@ -613,7 +636,7 @@ class Cluster:
 
     def _on_exception(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")
-        if error is not None and not isinstance(error, Killed | Stopped):
+        if error is not None and not isinstance(error, Killed | Stopped | Restarted):
             self._errors.append(error)
 
     # --- nodes --------------------------------------------------------------------------------------------------------

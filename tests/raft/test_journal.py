@@ -15,6 +15,7 @@ from cluster.faults import ExitCode
 from cluster.raft.journal import SLICE_BYTES, SLICE_ENTRIES, Entry, Journal
 from cluster.storage.kv import Batch, Family, MemoryKeyValue
 from cluster.storage.witness import Mark, MemoryWitness
+from swoosh.errors import Corrupt
 from tests.raft.cluster import Stopped, raise_stopped
 
 
@@ -295,3 +296,152 @@ def test_the_journal_is_a_list_of_which_a_crash_keeps_what_was_synced(steps: lis
         assert len(journal) == len(log)
         assert journal[:3] == log[:3]
         assert [journal.term_at(index) for _, index, _ in log] == [entry_term for _, _, entry_term in log]
+
+
+# --- the beginning of the log -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("place", ["journal.barrier.before", "journal.barrier.after"])
+def test_a_kill_around_a_cut_leaves_the_whole_log_or_the_whole_rest(place: str) -> None:
+    disk = Disk()
+    journal = filled(40, disk)
+    journal.setRaftCommitIndex(40)
+    journal.cut_before(31)
+    journal.add(b"\0new", 41, 1)
+
+    def die() -> None:
+        raise Stopped(ExitCode.BUG, "kill", {})
+
+    faults.arm(place, 1, die)
+    with pytest.raises(Stopped):
+        journal.barrier()
+    disk.crash()
+    again = disk.open()
+    found = (again.first_index, again.last_index)
+    assert found == ((1, 40) if place.endswith("before") else (31, 41))
+    assert [index for _, index, _ in entries_of(again)] == list(range(found[0], found[1] + 1))
+
+
+def test_a_cut_at_the_end_of_the_log_is_a_bug() -> None:
+    journal = filled(40)
+    journal.setRaftCommitIndex(40)
+    with pytest.raises(Stopped) as stopped:
+        journal.cut_before(40)
+    assert stopped.value.code is ExitCode.BUG
+
+
+def test_the_size_of_the_log_follows_every_change() -> None:
+    disk = Disk()
+    journal = filled(40, disk)
+    journal.setRaftCommitIndex(20)
+    journal.cut_before(11)
+    journal.deleteEntriesFrom(35 - journal.first_index)
+    journal.add(b"\0" + bytes(100), 35, 2)
+    journal.barrier()
+    assert journal.size == sum(len(command) for command, _, _ in entries_of(journal)) == disk.open().size
+    assert journal.first_within(101) == 35
+    assert journal.first_within(0) == 35, "the last entry stays in any case"
+    assert journal.first_within(101 + 2 * 3) == 33
+    assert journal.first_within(1 << 30) == 11
+
+
+# --- a store that came from a peer ------------------------------------------------------------------------------------
+
+
+def checkpoint(last: int, *, term: int = 1, vote: str = "n1") -> MemoryKeyValue:
+    """What a peer's store is when it has applied `last` entries: a state, a log, promises, notes of its own."""
+    disk = Disk()
+    journal = filled(last, disk)
+    journal.setCurrentTerm(9, vote)
+    batch = Batch()
+    batch.put(Family.META, b"applied", b"position")
+    batch.put(Family.META, b"of the peer", b"x")
+    batch.put(Family.HEAD, b"p", b"state")
+    batch.put(Family.REJECTION, bytes(8), b"theirs")
+    batch.put(Family.SNAPSHOT, bytes(8), b"theirs")
+    disk.kv.write(batch, sync=True)
+    return disk.kv
+
+
+def moved(journal: Journal, index: int, *, from_last: int | None = None) -> Journal:
+    kv = checkpoint(from_last or index)
+    journal.move_into(kv, index, 1)
+    return Journal.examine(kv, journal._witness, cluster_id="c", node="n0")
+
+
+def test_a_node_keeps_its_own_promises_in_a_peers_checkpoint() -> None:
+    disk = Disk()
+    journal = filled(10, disk)
+    journal.setCurrentTerm(5, "n2")
+    disk.kv.write(_own_note(), sync=True)
+    after = moved(journal, 40)
+    assert (after.getCurrentTerm(), after.getVotedForNodeId()) == (5, "n2")
+    assert (after.incarnation, after.boots) == (journal.incarnation, journal.boots)
+    assert after.sequence == journal.sequence + 1
+    assert after.commit == 40
+    assert entries_of(after) == [(b"\0%d" % index, index, 1) for index in (39, 40)]
+    kv = after._kv
+    assert kv.get(Family.META, b"of the peer") is None
+    assert kv.get(Family.META, b"of this node") == b"y"
+    assert kv.get(Family.META, b"applied") == b"position"
+    assert kv.get(Family.HEAD, b"p") == b"state"
+    assert not list(kv.iterate(Family.REJECTION))
+    assert not list(kv.iterate(Family.SNAPSHOT))
+
+
+def _own_note() -> Batch:
+    batch = Batch()
+    batch.put(Family.META, b"of this node", b"y")
+    return batch
+
+
+def test_a_term_the_checkpoint_knows_is_adopted_and_nobody_was_voted_for_in_it() -> None:
+    disk = Disk()
+    disk.open().setCurrentTerm(2, "n2")
+    kv = Disk()
+    theirs = kv.open()
+    theirs.add(b"\0a", 1, 1)
+    theirs.add(b"\0b", 2, 7)
+    theirs.barrier()
+    journal = disk.open()
+    journal.move_into(kv.kv, 2, 7)
+    after = Journal.examine(kv.kv, disk.witness, cluster_id="c", node="n0")
+    assert (after.getCurrentTerm(), after.getVotedForNodeId()) == (7, None)
+
+
+def test_what_this_node_may_have_acknowledged_after_the_checkpoint_stays() -> None:
+    journal = filled(50)
+    after = moved(journal, 40)
+    assert entries_of(after) == [(b"\0%d" % index, index, 1) for index in range(39, 51)]
+
+
+def test_what_follows_another_entry_than_the_checkpoints_goes() -> None:
+    disk = Disk()
+    journal = filled(30, disk)
+    for index in range(31, 51):
+        journal.add(b"\0other", index, 2)
+    journal.barrier()
+    assert [index for _, index, _ in entries_of(moved(journal, 40))] == [39, 40]
+
+
+def test_a_checkpoint_that_contradicts_what_is_committed_stops_the_node() -> None:
+    journal = Disk().open()
+    for index in range(1, 51):
+        journal.add(b"\0other", index, 2)
+    journal.setRaftCommitIndex(45)
+    with pytest.raises(Stopped) as stopped:
+        moved(journal, 40)
+    assert stopped.value.code is ExitCode.DIVERGED
+
+
+def test_a_checkpoint_without_its_last_entry_is_refused() -> None:
+    with pytest.raises(Corrupt):
+        moved(filled(10), 40, from_last=39)
+
+
+def test_a_move_may_be_made_again() -> None:
+    journal, kv = filled(50), checkpoint(40)
+    journal.move_into(kv, 40, 1)
+    once = {family: list(kv.iterate(family)) for family in Family}
+    journal.move_into(kv, 40, 1)
+    assert {family: list(kv.iterate(family)) for family in Family} == once

@@ -32,6 +32,7 @@ class Machine:
         self.queue: deque[tuple[bytes, asyncio.Future[tuple[Fate, object]]]] = deque()
         raw = kv.get(Family.META, APPLIED)
         self.applied = int.from_bytes(raw) if raw else 0
+        self.stamp = 0
 
     def next_entry(self, term: int, stamp: int) -> tuple[bytes, Callable[[Fate, object], None]] | None:
         if not self.queue:
@@ -49,6 +50,7 @@ class Machine:
         batch = Batch()
         if payload is not None:
             batch.put(Family.HEAD, index.to_bytes(8), payload[8:])
+            self.stamp = self.stamp_of(payload)
         batch.put(Family.META, APPLIED, index.to_bytes(8))
         self.kv.write(batch, sync=False)
         self.applied = index
@@ -56,6 +58,9 @@ class Machine:
 
     def stamp_of(self, payload: bytes) -> int:
         return int.from_bytes(payload[:8])
+
+    def applied_stamp(self) -> int:
+        return self.stamp
 
     def on_role(self, role: Role, term: int, leader: str | None) -> None:
         pass

@@ -57,8 +57,8 @@ class Node:
     @contextmanager
     def open(self, index: int) -> Iterator[KeyValue]:
         """The store inside a snapshot."""
-        if isinstance(self.kv, MemoryKeyValue):
-            yield self.kv.checkpoints[self.shelf.path(index)]
+        if isinstance(self.shelf, MemoryShelf):
+            yield self.shelf.taken(index)
         else:
             with opened(self.shelf.path(index)) as kv:
                 yield kv

@@ -29,6 +29,7 @@ class Ledger:
     def __init__(self) -> None:
         self.waiting: deque[tuple[bytes, Done]] = deque()
         self.kept: list[bytes] = []
+        self.stamp = 0
         self.leader: str | None = None
         self._changed = asyncio.Event()
 
@@ -41,12 +42,16 @@ class Ledger:
     def apply(self, index: int, term: int, payload: bytes | None) -> object:
         if payload is not None:
             self.kept.append(payload[STAMP.size :])
+            self.stamp = self.stamp_of(payload)
             self._changed.set()
         return index
 
     def stamp_of(self, payload: bytes) -> int:
         stamp: int = STAMP.unpack_from(payload)[0]
         return stamp
+
+    def applied_stamp(self) -> int:
+        return self.stamp
 
     def on_role(self, role: Role, term: int, leader: str | None) -> None:
         self.leader = leader

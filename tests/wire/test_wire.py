@@ -38,6 +38,8 @@ SENTENCES: list[Message] = [
     {"type": "index_query", "id": 6},
     {"type": "index_answer", "id": 6, "index": 40},
     {"type": "index_answer", "id": 6, "index": None},
+    {"type": "behind", "t": 3, "first": 7, "first_term": 2},
+    {"type": "installing", "t": 3, "index": 40},
     {"type": "clock", "at": 5_000_000},
     {"type": "clock_ok", "at": 5_000_000, "wall_us": 1_760_000_000_000_000},
     {"type": "checkpoint", "index": 1_000, "hash": "sha256-" + "5c" * 32},
