@@ -38,6 +38,7 @@ from cluster.raft.transport import PeerTransport
 from cluster.storage.kv import RocksKeyValue, StoreMissing
 from cluster.storage.snapshots import DirectoryShelf, Snapshots
 from cluster.storage.store import Store
+from cluster.storage.syncer import ThreadSyncer
 from cluster.storage.witness import FileWitness
 from cluster.telemetry import logs
 from cluster.telemetry.metrics import Metrics
@@ -94,8 +95,10 @@ async def run(settings: Config, genesis: Genesis, chart: Chart, clock: Clock, en
     async with AsyncExitStack() as stack:
         kv, witness = _open_store(settings)
         stack.callback(kv.close)
-        journal = Journal.open(kv, witness, cluster_id=settings.cluster_id, node=settings.node_id)
         stack.callback(witness.close)
+        syncer = ThreadSyncer()
+        stack.callback(syncer.close)
+        journal = Journal.open(kv, witness, cluster_id=settings.cluster_id, node=settings.node_id, syncer=syncer)
         peers = PeerHttp(settings.credentials, settings.cluster_id, settings.members)
         stack.push_async_callback(peers.close)
         forwarder = Forwarder(peers, clock)

@@ -26,6 +26,7 @@ PINNED = "0.3.17"
 _MODULE_NAMES = ("createJournal", "createPoller", "monotonicTime", "pickle", "PIPE_NOTIFIER_ENABLED")
 
 _METHODS = (
+    "_SyncObj__applyLogEntries",
     "_SyncObj__doApplyCommand",
     "_SyncObj__generateRaftTimeout",
     "_SyncObj__onMessageReceived",

@@ -62,7 +62,7 @@ class NodeHost(OurHost):
             chart=people.chart,
             store=store,
             snapshots=Snapshots(store, MemoryShelf(), people.chart, self.clock),
-            journal=Journal.open(self.store, self.witness, cluster_id="c", node=self.name),
+            journal=Journal.open(self.store, self.witness, cluster_id="c", node=self.name, syncer=self.syncer),
             transport=self.transport,
             forwarder=Hop(self),
             key=NodeKey.of(people.keys["n1"]),

@@ -36,6 +36,7 @@ from cluster.raft.driver import Fate, Identity, Raft, Role, Timing
 from cluster.raft.journal import Journal, _decode_meta
 from cluster.raft.replica import Member
 from cluster.storage.kv import Batch, Family, MemoryKeyValue
+from cluster.storage.syncer import MemorySyncer
 from cluster.storage.witness import MemoryWitness
 from tests.raft.virtual import NodeClock, VirtualLoop
 
@@ -128,6 +129,8 @@ class Host:
         self.stopped: Stopped | None = None
         self.apply_attempts = 0
         self.wall_offset_us = 0
+        self.sync_seconds: Callable[[], float] = lambda: 0.0
+        self.disk_fails = ""
         self.transport = MemoryTransport(self)
         self.poison: Callable[[str, bytes], None] = lambda name, payload: None
 
@@ -207,6 +210,8 @@ class Store(MemoryKeyValue):
 
     def write(self, batch: Batch, *, sync: bool) -> None:
         self.host.step()
+        if sync and self.host.disk_fails:
+            faults.fatal(ExitCode.DISK, "store write failed", error=self.host.disk_fails)
         super().write(batch, sync=sync)
         self.host.step()
 
@@ -263,12 +268,14 @@ class OurHost(Host):
         self.store, self.witness = Store(self), MemoryWitness()
         Journal.create(self.store, self.witness, cluster_id="c", node=name, incarnation=name.encode().rjust(16))
         self.clock = NodeClock(cluster.loop, self.run)
+        self.syncer = MemorySyncer(self.clock, lambda: self.sync_seconds())
 
     def start(self) -> None:
         self.life += 1
         self.kill_in, self.stopped, self.alive = None, None, True
         self.clock = NodeClock(self.cluster.loop, self.run)
         self.clock.wall_offset_us = self.wall_offset_us
+        self.syncer = MemorySyncer(self.clock, lambda: self.sync_seconds())
         self.run(self._build)
         if self.alive:
             self.cluster.spawn(self._begin(), self)
@@ -278,7 +285,9 @@ class OurHost(Host):
 
     def _build(self) -> None:
         self.transport = MemoryTransport(self)
-        journal = Journal.open(self.store, self.witness, cluster_id="c", node=self.name, memory_entries=64)
+        journal = Journal.open(
+            self.store, self.witness, cluster_id="c", node=self.name, memory_entries=64, syncer=self.syncer
+        )
         self.machine = Recorder(self)
         self.raft = Raft(
             me=self.name,
@@ -295,6 +304,7 @@ class OurHost(Host):
 
     def lose_unsynced(self) -> None:
         self.clock.kill()
+        self.syncer.crash(self.cluster.entropy)
         self.store.crash(self.cluster.entropy)
 
     def check_durable(self, message: Message) -> None:
