@@ -68,6 +68,10 @@ class _Raft(_Section, frozen=True):
     ahead_max_ms: int = 2_000
 
 
+class _Disk(_Section, frozen=True):
+    free_min_mib: int = 256
+
+
 class _File(_Section, frozen=True, kw_only=True):
     """The TOML file. Every member can be set by a variable: ``http.listen`` is SWOOSH_HTTP_LISTEN."""
 
@@ -82,6 +86,7 @@ class _File(_Section, frozen=True, kw_only=True):
     peer: _Peer
     members: dict[str, str]
     raft: _Raft = _Raft()
+    disk: _Disk = _Disk()
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +104,7 @@ class Config:
         rate_per_signer: proposals a second that one signer may send to this node, as many at once; 0 is any number.
         rate_per_ip: the same for one address. Callers behind one proxy share its address.
         read_tokens: bearer tokens, one of which reads need; empty means that reads are open.
+        disk_free_min: bytes of free space below which the node refuses proposals.
         notices: what the operator should hear at the start.
     """
 
@@ -118,6 +124,7 @@ class Config:
     rate_per_signer: int = 5_000
     rate_per_ip: int = 10_000
     read_tokens: tuple[str, ...] = ()
+    disk_free_min: int = 256 << 20
     notices: tuple[str, ...] = ()
 
     @property
@@ -300,6 +307,7 @@ def _resolve(file: _File, folder: Path, notices: tuple[str, ...]) -> Config:
         rate_per_signer=file.http.rate_per_signer,
         rate_per_ip=file.http.rate_per_ip,
         read_tokens=_tokens(folder, file.http.read_tokens),
+        disk_free_min=file.disk.free_min_mib << 20,
         notices=notices,
     )
 
@@ -317,6 +325,8 @@ def _contradictions(file: _File) -> Iterator[str]:
         yield "raft, http: times are not negative"
     if min(file.http.rate_per_signer, file.http.rate_per_ip) < 0:
         yield "http: rates are not negative; 0 refuses nobody"
+    if file.disk.free_min_mib < 0:
+        yield "disk: free_min_mib is not negative; 0 fills the disk to the last byte"
 
 
 def _tokens(folder: Path, name: str) -> tuple[str, ...]:

@@ -44,6 +44,8 @@ RUNBOOKS = {
     Code.COLD: "node-will-not-start",
     Code.INTERNAL: "node-will-not-start",
     Code.CLOCK: "clock-off",
+    Code.DISK_SLOW: "disk",
+    Code.DISK_LOW: "disk",
     Code.HLC_SKEW: "clock-off",
     Code.QUARANTINED: "quarantine",
     Code.NOT_LICENSED: "license",

@@ -117,11 +117,11 @@ class Proposals:
                 )
         return ticket.answers.result()
 
-    def refuse_queued(self, reason: str) -> None:
-        """This node does not lead: nothing that waits was appended."""
+    def refuse_queued(self, reason: str, code: Code = Code.NO_LEADER) -> None:
+        """This node does not lead, or cannot write: nothing that waits was appended."""
         queued, self._queue, self._queued_bytes = self._queue, deque(), 0
         for ticket in queued:
-            ticket.settle_all(not_admitted(Code.NO_LEADER, reason))
+            ticket.settle_all(not_admitted(code, reason))
 
     def next_entry(self, term: int, stamp_us: int) -> tuple[bytes, Callable[[Fate, object], None]] | None:
         """Gather the next entry; None when nothing that waits may enter the log."""

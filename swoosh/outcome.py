@@ -58,6 +58,8 @@ class Code(StrEnum):
     COLD = "COLD"
     OVERLOADED = "OVERLOADED"
     CLOCK = "CLOCK"
+    DISK_SLOW = "DISK_SLOW"
+    DISK_LOW = "DISK_LOW"
     STALE_READ = "STALE_READ"
     OUTCOME_UNKNOWN = "OUTCOME_UNKNOWN"
 
@@ -108,6 +110,8 @@ ADVICE: dict[Code, Advice] = {
     Code.COLD: Advice(True, "retry after Retry-After; the node is catching up"),
     Code.OVERLOADED: Advice(True, "retry after Retry-After, with fewer requests at a time"),
     Code.CLOCK: Advice(True, "the cluster's clocks disagree; see the clock runbook"),
+    Code.DISK_SLOW: Advice(True, "retry after Retry-After; the leader waits for its disk, or another takes over"),
+    Code.DISK_LOW: Advice(True, "ask another node; an operator must free disk space on this one"),
     Code.STALE_READ: Advice(True, "ask another node, or read with consistency=linearizable"),
     Code.OUTCOME_UNKNOWN: Advice(True, "repeat with the same idem_key: it is applied once or not at all"),
 }

@@ -12,6 +12,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import click
@@ -35,7 +36,7 @@ from cluster.peerport import PeerPort
 from cluster.raft.driver import Identity
 from cluster.raft.journal import Journal
 from cluster.raft.transport import PeerTransport
-from cluster.storage.kv import RocksKeyValue, StoreMissing
+from cluster.storage.kv import RocksKeyValue, StoreMissing, free_bytes
 from cluster.storage.snapshots import DirectoryShelf, Snapshots
 from cluster.storage.store import Store
 from cluster.storage.syncer import ThreadSyncer
@@ -120,15 +121,18 @@ async def run(settings: Config, genesis: Genesis, chart: Chart, clock: Clock, en
             key=_node_key(settings),
             clock=clock,
             entropy=entropy,
+            free_bytes=partial(free_bytes, settings.data_dir),
         )
         listener = await stack.enter_async_context(_public_port(settings, node, clock))
         await node.start()
         stack.push_async_callback(node.stop)
         await stack.enter_async_context(_peer_port(settings, genesis, node, transport))
-        stack.push_async_callback(listener.end_streams)
         _log.info("serving", http=config.spell(settings.http), peer=config.spell(settings.peer))
         await _told_to_stop()
         _log.info("stopping")
+        await node.hand_over()
+        await listener.end_streams()
+        await listener.drain(2 * settings.forward_wait)
 
 
 # --- the parts, in the order they are built ---------------------------------------------------------------------------

@@ -38,7 +38,10 @@ _FINAL = {
     Code.NOT_IMPLEMENTED: HTTPStatus.NOT_IMPLEMENTED,
 }
 _CONDITION = frozenset(
-    {Code.NO_LEADER, Code.NO_QUORUM, Code.COLD, Code.OVERLOADED, Code.CLOCK, Code.STALE_READ, Code.OUTCOME_UNKNOWN}
+    {
+        *(Code.NO_LEADER, Code.NO_QUORUM, Code.COLD, Code.OVERLOADED, Code.CLOCK, Code.DISK_SLOW, Code.DISK_LOW),
+        *(Code.STALE_READ, Code.OUTCOME_UNKNOWN),
+    }
 )
 STATUS: dict[Code, int] = {
     code: HTTPStatus.SERVICE_UNAVAILABLE if code in _CONDITION else _FINAL.get(code, HTTPStatus.BAD_REQUEST)

@@ -202,7 +202,10 @@ class Journal(pysyncobj.journal.Journal):
             if sync_witness:
                 self._witness.sync()
 
-        self._syncer.begin(write, lambda: self.on_written())
+        self._syncer.begin(write, self._finished)
+
+    def _finished(self) -> None:
+        self.on_written()
 
     def _written(self, write: Write) -> None:
         self._write = None

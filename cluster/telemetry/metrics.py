@@ -49,6 +49,8 @@ class Gauges(NamedTuple):
     peers_reachable: Mapping[str, bool]
     peers_lag: Mapping[str, int]
     watchers: int
+    disk_stalled_s: float
+    disk_free_bytes: int
 
 
 class Metrics:
@@ -176,6 +178,8 @@ def _gauges(now: Gauges) -> Iterator[Metric]:
     yield gauge("swoosh_raft_faults_left", "Members that may still fail", now.faults_left)
     yield gauge("swoosh_clock_ok", "1 while time may be judged here", now.clock_ok)
     yield gauge("swoosh_ready", "1 while this node may serve", now.ready)
+    yield gauge("swoosh_disk_stalled_seconds", "How long a sync has been waited for, 0 if none is", now.disk_stalled_s)
+    yield gauge("swoosh_disk_free_bytes", "What may still be written to the store's file system", now.disk_free_bytes)
     yield gauge("swoosh_http_watchers", "Open event streams", now.watchers)
     reachable = GaugeMetricFamily("swoosh_raft_peer_reachable", "1 while the link to the peer stands", labels=["peer"])
     lag = GaugeMetricFamily("swoosh_raft_peer_lag", "Entries the peer lacks, as the leader sees it", labels=["peer"])

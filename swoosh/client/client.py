@@ -219,6 +219,28 @@ class Client:
             if isinstance(answer, FactAccepted) or answer.code != Code.FACT_REFUSED or not delivery.doubt:
                 return answer
 
+    # --- orders to one node -------------------------------------------------------------------------------------------
+
+    async def order(self, name: str, node: str, endpoint: str, *, to: str | None = None) -> dict[str, Any]:
+        """Give one node an admin's order: ``transfer-leadership`` (``to`` a member, or the best) or ``snapshot``.
+
+        Sent once, to that node's own ``endpoint``: an order concerns a node and leaves nothing in the log.
+
+        Raises:
+            Unavailable: it may or may not have been heard; look at the cluster before giving it again.
+            Rejected: it was refused.
+        """
+        deadline = self._deadline()
+        order = {"order": name, "node": node, "hlc": str(self._tick()), "signer": self._signer().principal}
+        if to is not None:
+            order["to"] = to
+        body = canonical.encode(self._signer().sign_order(order, await self._cluster(deadline)))
+        try:
+            reply = await self._once("POST", f"/admin/{name}", body, deadline, endpoint=endpoint)
+        except (NotSent, Lost) as error:
+            raise answers.Unavailable(f"no answer to the order {name}: {error}") from None
+        return answers.read(reply, dict[str, Any])
+
     # --- reads --------------------------------------------------------------------------------------------------------
 
     async def state(

@@ -81,6 +81,10 @@ class Key:
         """The fact with its signature."""
         return {**fact, "signature": self._sign(signing.fact_preimage(fact, cluster_id))}
 
+    def sign_order(self, order: Mapping[str, Any], cluster_id: str) -> dict[str, Any]:
+        """An admin's order to one node with its signature."""
+        return {**order, "signature": self._sign(signing.order_preimage(order, cluster_id))}
+
     def sign_batch(self, proposals: list[dict[str, Any]], cluster_id: str) -> dict[str, Any]:
         """The body of ``POST /transitions`` in which one signature covers all proposals and their order."""
         signature = self._sign(signing.batch_preimage(proposals, cluster_id))

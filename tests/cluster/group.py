@@ -42,6 +42,7 @@ class NodeHost(OurHost):
 
     cluster: Group
     node: Node
+    free_bytes = 1 << 40
 
     def __init__(self, cluster: Cluster, name: str) -> None:
         super().__init__(cluster, name)
@@ -68,6 +69,7 @@ class NodeHost(OurHost):
             key=NodeKey.of(people.keys["n1"]),
             clock=self.clock,
             entropy=SeededEntropy(f"{self.cluster.seed}/{self.name}/{self.life}"),
+            free_bytes=lambda: self.free_bytes,
         )
         self.raft = self.node.raft
 

@@ -101,6 +101,7 @@ class Desk:
     unreadable: Unavailable | None = None
     instead: Callable[[Sequence[Item]], list[Answer]] | None = None
     recovery_s: float | None = 0.25
+    stopping: bool = False
 
     def __post_init__(self) -> None:
         people = tuple(Registered(name, KEYS[name].principal, roles) for name, roles in ROLES.items())
@@ -116,10 +117,18 @@ class Desk:
         self.on_applied: list[Callable[[Applied], None]] = []
         self.snapshots = FakeSnapshots()
         self.raft = FakeRaft(self)
+        self.disk = SimpleNamespace(trouble=None, free_bytes=1 << 40)
 
     @property
     def ready(self) -> str | None:
         return "; ".join(self.missing) or None
+
+    @property
+    def reason(self) -> str | None:
+        return self.ready or self.disk.trouble
+
+    def note(self, refused: Refused, signer: str) -> None:
+        self.store.reject(refused, self.clock.wall_us(), signer)
 
     def age_s(self) -> float:
         return self.stale_s
@@ -225,6 +234,7 @@ class FakeRaft:
         self._desk = desk
         self.role, self.leader, self.term = Role.LEADER, "n1", 1
         self.clock_ok = True
+        self.stalled_s: float | None = None
         self.down: set[str] = set()
         self.behind = 0
 

@@ -129,6 +129,7 @@ class Host:
         self.stopped: Stopped | None = None
         self.apply_attempts = 0
         self.wall_offset_us = 0
+        self.frozen: list[Callable[[], Any]] | None = None
         self.sync_seconds: Callable[[], float] = lambda: 0.0
         self.disk_fails = ""
         self.transport = MemoryTransport(self)
@@ -143,7 +144,10 @@ class Host:
                 raise Killed
 
     def run(self, callback: Callable[[], Any]) -> None:
-        """Call into the node; if that ends it, so be it."""
+        """Call into the node; if that ends it, so be it. A frozen one is called when it wakes."""
+        if self.frozen is not None:
+            self.frozen.append(callback)
+            return
         try:
             callback()
         except Killed:
@@ -152,8 +156,19 @@ class Host:
             self.stopped = stop
             self.kill()
 
+    def freeze(self) -> None:
+        """SIGSTOP. Its timers fall due and its sockets fill, and it notices nothing."""
+        self.frozen = []
+
+    def thaw(self) -> None:
+        """SIGCONT: everything that has come up meanwhile, at once."""
+        missed, self.frozen = self.frozen or [], None
+        for callback in missed:
+            self.run(callback)
+
     def kill(self) -> None:
         if self.alive:
+            self.frozen = None
             self.alive = self.serving = False
             self.cluster.disconnect_all(self)
             self.lose_unsynced()
@@ -268,14 +283,17 @@ class OurHost(Host):
         self.store, self.witness = Store(self), MemoryWitness()
         Journal.create(self.store, self.witness, cluster_id="c", node=name, incarnation=name.encode().rjust(16))
         self.clock = NodeClock(cluster.loop, self.run)
-        self.syncer = MemorySyncer(self.clock, lambda: self.sync_seconds())
+        self.syncer = MemorySyncer(self.clock, self._next_sync)
+
+    def _next_sync(self) -> float:
+        return self.sync_seconds()
 
     def start(self) -> None:
         self.life += 1
         self.kill_in, self.stopped, self.alive = None, None, True
         self.clock = NodeClock(self.cluster.loop, self.run)
         self.clock.wall_offset_us = self.wall_offset_us
-        self.syncer = MemorySyncer(self.clock, lambda: self.sync_seconds())
+        self.syncer = MemorySyncer(self.clock, self._next_sync)
         self.run(self._build)
         if self.alive:
             self.cluster.spawn(self._begin(), self)

@@ -50,15 +50,21 @@ class NodeTimer:
     def __init__(self, clock: NodeClock, callback: Callable[[], None]) -> None:
         self.clock, self.callback = clock, callback
         self.handle: asyncio.Handle | None = None
+        self.cancelled = False
 
     def cancel(self) -> None:
+        self.cancelled = True
         self.clock.timers.discard(self)
         if self.handle is not None:
             self.handle.cancel()
 
     def fire(self) -> None:
         self.clock.timers.discard(self)
-        self.clock.run(self.callback)
+        self.clock.run(self._due)
+
+    def _due(self) -> None:
+        if not self.cancelled:  # a frozen node runs it later, and may cancel it first
+            self.callback()
 
 
 class NodeClock:
@@ -79,7 +85,7 @@ class NodeClock:
 
     async def sleep(self, seconds: float) -> None:
         woken: asyncio.Future[None] = self.loop.create_future()
-        timer = self.call_later(seconds, lambda: woken.set_result(None))
+        timer = self.call_later(seconds, lambda: woken.done() or woken.set_result(None))
         try:
             await woken
         finally:

@@ -20,7 +20,9 @@ BRIEF = {
     "swoosh_recovery_time_seconds": (),
     "swoosh_wal_lag_records": (),
 }
-GAUGES = Gauges("leader", 3, 10, 8, True, 1, True, True, 0.5, {"n2": True, "n3": False}, {"n2": 0, "n3": 4}, 2)
+GAUGES = Gauges(
+    "leader", 3, 10, 8, True, 1, True, True, 0.5, {"n2": True, "n3": False}, {"n2": 0, "n3": 4}, 2, 0.4, 1 << 30
+)
 
 
 def samples(metrics: Metrics) -> dict[str, float]:
