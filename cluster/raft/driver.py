@@ -310,11 +310,13 @@ class Raft:
             _bug("a tick of consensus raised", error)
 
     def _on_written(self) -> None:
-        """A barrier that was not waited for is over: go on as if it had just been waited for."""
-        if self._stopped or (ended := self._stall.end()) is None:
+        """A barrier that was not waited for is over: go on as if it had just been waited for. One that was waited for
+        to its end in the meantime is none of this; the first of these is that of the start."""
+        if self._stopped or not self._stall.is_on or (ended := self._stall.end()) is None:
             return
         seconds, waiting = ended
-        _log.warning("disk slow", stalled_s=round(seconds, 3), messages=len(waiting))
+        if seconds >= self._timing.heartbeat:
+            _log.warning("disk slow", stalled_s=round(seconds, 3), messages=len(waiting))
         try:
             for peer, message in waiting:
                 self.on_message(peer, message)

@@ -154,6 +154,7 @@ class MemorySyncer:
     def __init__(self, clock: Clock, seconds: Callable[[], float]) -> None:
         self._clock, self._seconds = clock, seconds
         self._write: Write | None = None
+        self._finished: Callable[[], None] = lambda: None
         self._hangs = False
 
     def begin(self, write: Write, finished: Callable[[], None]) -> bool:
@@ -161,12 +162,11 @@ class MemorySyncer:
         if seconds <= PATIENCE_SECONDS:
             write()
             return True
-        self._write, self._hangs = write, seconds > HANG_SECONDS
+        self._write, self._finished, self._hangs = write, finished, seconds > HANG_SECONDS
 
         def end() -> None:
             if self._write is write:
                 self.wait()
-            finished()
 
         self._clock.call_later(min(seconds, HANG_SECONDS), end)
         return False
@@ -181,6 +181,7 @@ class MemorySyncer:
             _hung()
         write, self._write = self._write, None
         write()
+        self._clock.call_later(0, self._finished)  # the real one tells of a write also when it was waited for
 
     def crash(self, entropy: Entropy) -> None:
         """Power cut: what was under way reached the disk or did not, and nobody was told."""

@@ -267,7 +267,7 @@ def test_through_kills_and_cuts_nothing_acknowledged_is_lost_and_nothing_refused
 
 @pytest.mark.parametrize("seed", range(6))
 def test_a_leader_that_slept_for_three_seconds_tells_callers_nothing_old(seed: int) -> None:
-    """Requests wait in its socket: a read, a proposal on its old HEAD, and one on the HEAD the others made meanwhile."""
+    """Requests wait in its socket: reads, and a proposal decided on what was HEAD when it fell asleep."""
     with Group(100 + seed) as group:
         old = group.leading()
         accepted(group.propose(old.name, group.create("atlas")))

@@ -16,7 +16,7 @@ from cluster.faults import ExitCode
 from cluster.raft import stall
 from cluster.raft.driver import Fate, Role
 from cluster.storage.kv import Family
-from tests.raft.cluster import Cluster, OurHost
+from tests.raft.cluster import APPLIED, Cluster, OurHost
 from tests.raft.test_fuzz import live
 
 QUICK = (0.001, 0.002)
@@ -271,6 +271,25 @@ def test_a_failed_sync_is_never_tried_again(seconds: float) -> None:
         successor = our_leader(group)
         successor.propose(b"x")
         group.run_until(lambda: b"x" in group.acknowledged())
+
+
+def test_a_start_on_a_slow_disk_is_a_start_like_any_other() -> None:
+    """The boot is counted with a synced write. That it is done is told when the node has not begun to take part."""
+    with Cluster(13, latency=QUICK) as group:
+        leader = our_leader(group)
+        slow = follower_of(group, leader)
+        for number in range(200):
+            leader.propose(b"%03d" % number)
+            group.run(0.01)
+        group.run(1.0)
+        slow.kill()
+        slow.store._live.values[Family.META].pop(APPLIED)  # everything is to be applied again
+        slow.store._disk.values[Family.META].pop(APPLIED, None)
+        slow.sync_seconds = once(0.5)
+        slow.start()
+        group.run(1.0)
+        assert slow.stopped is None
+        assert slow.state() == leader.state()
 
 
 def test_a_blocked_core_waits_for_the_disk_as_the_last_resort() -> None:

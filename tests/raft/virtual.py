@@ -85,7 +85,12 @@ class NodeClock:
 
     async def sleep(self, seconds: float) -> None:
         woken: asyncio.Future[None] = self.loop.create_future()
-        timer = self.call_later(seconds, lambda: woken.done() or woken.set_result(None))
+
+        def wake() -> None:
+            if not woken.done():  # a frozen node may have been told to give up before it wakes
+                woken.set_result(None)
+
+        timer = self.call_later(seconds, wake)
         try:
             await woken
         finally:

@@ -77,7 +77,9 @@ async def test_a_rolling_restart_of_all_nodes_fails_no_call(cluster: LiveCluster
             stopped = time.monotonic()
             cluster.start(node)
             leader = await cluster.ready()
-            print(f"{node}: stopped in {stopped - began:.2f} s, ready {time.monotonic() - stopped:.2f} s after; {leader}")
+            print(
+                f"{node}: stopped in {stopped - began:.2f} s, ready {time.monotonic() - stopped:.2f} s after; {leader}"
+            )
     finally:
         done.set()
         await asyncio.gather(*working)
