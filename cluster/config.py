@@ -80,6 +80,10 @@ class _Install(_Section, frozen=True):
     mib_per_second: int = 32
 
 
+class _Disk(_Section, frozen=True):
+    free_min_mib: int = 256
+
+
 class _File(_Section, frozen=True, kw_only=True):
     """The TOML file. Every member can be set by a variable: ``http.listen`` is SWOOSH_HTTP_LISTEN."""
 
@@ -97,6 +101,7 @@ class _File(_Section, frozen=True, kw_only=True):
     raft: _Raft = _Raft()
     log: _Log = _Log()
     install: _Install = _Install()
+    disk: _Disk = _Disk()
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +122,7 @@ class Config:
         keep: what stays of the log behind the newest snapshot, for peers that are a little behind.
         install_rate: bytes a second, at most, at which a snapshot is fetched from a peer.
         read_tokens: bearer tokens, one of which reads need; empty means that reads are open.
+        disk_free_min: bytes of free space below which the node refuses proposals.
         notices: what the operator should hear at the start.
     """
 
@@ -139,6 +145,7 @@ class Config:
     keep: Keep = KEEP
     install_rate: int = BYTES_PER_SECOND
     read_tokens: tuple[str, ...] = ()
+    disk_free_min: int = 256 << 20
     notices: tuple[str, ...] = ()
 
     @property
@@ -324,6 +331,7 @@ def _resolve(file: _File, folder: Path, notices: tuple[str, ...]) -> Config:
         keep=Keep(entries=file.log.keep_entries, size=file.log.keep_mib << 20),
         install_rate=file.install.mib_per_second << 20,
         read_tokens=_tokens(folder, file.http.read_tokens),
+        disk_free_min=file.disk.free_min_mib << 20,
         notices=notices,
     )
 
@@ -345,6 +353,8 @@ def _contradictions(file: _File) -> Iterator[str]:
         yield "log, install: keep_entries, keep_mib and mib_per_second are at least 1"
     if min(file.http.rate_per_signer, file.http.rate_per_ip) < 0:
         yield "http: rates are not negative; 0 refuses nobody"
+    if file.disk.free_min_mib < 0:
+        yield "disk: free_min_mib is not negative; 0 fills the disk to the last byte"
 
 
 def _tokens(folder: Path, name: str) -> tuple[str, ...]:

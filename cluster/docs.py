@@ -45,6 +45,8 @@ RUNBOOKS = {
     Code.INTERNAL: "node-will-not-start",
     Code.CLOCK: "clock-off",
     Code.HALTED: "diverged",
+    Code.DISK_SLOW: "disk",
+    Code.DISK_LOW: "disk",
     Code.HLC_SKEW: "clock-off",
     Code.QUARANTINED: "quarantine",
     Code.NOT_LICENSED: "license",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import traceback
+from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from itertools import islice
 from typing import Any, Protocol
@@ -21,6 +22,7 @@ from cluster.answers import Answer, Unavailable, not_admitted
 from cluster.checkpoints import Checkpoints, refuse_diverged
 from cluster.clock import Clock, Handle, done_by
 from cluster.config import Config
+from cluster.disk import Disk
 from cluster.entropy import Entropy
 from cluster.faults import ExitCode
 from cluster.nodekey import NodeKey
@@ -46,6 +48,7 @@ PULSE_SECONDS = 0.25
 CATCH_UP_SECONDS = 5.0
 COMPACT_SECONDS = 1.0
 LEADER_POLL_SECONDS = 0.1
+NOTES_HELD = 1_000
 REDUCER_VERSION = "1"
 
 _log = structlog.get_logger(__name__)
@@ -81,8 +84,10 @@ class Node:
         key: NodeKey,
         clock: Clock,
         entropy: Entropy,
+        free_bytes: Callable[[], int],
         checkpoint_every: int = limits.CHECKPOINT_EVERY,
     ) -> None:
+        """``free_bytes`` says how much may still be written to the store's file system."""
         refuse_diverged(store)
         self.config, self.chart, self.store, self.snapshots, self.clock = config, chart, store, snapshots, clock
         self.donor, self.installer = donor, installer
@@ -133,6 +138,11 @@ class Node:
         self.raft.may_lead = lambda hello: hello.chart_hash == self.machine.registry.cluster.chart.chart_hash
         self.scrubber = Scrubber(self.machine, store, chart, genesis, clock, config.scrub_period)
         self._check_support()
+        self.disk = Disk(
+            lambda: self.raft.stalled_s, free_bytes, least=config.disk_free_min, patience=config.timing.election_min
+        )
+        self._notes: deque[tuple[Refused, int, str]] = deque(maxlen=NOTES_HELD)
+        snapshots.may_write = lambda: self.raft.stalled_s is None
 
     # --- life ---------------------------------------------------------------------------------------------------------
 
@@ -150,8 +160,22 @@ class Node:
         )
         self._background = [self.spawn(job) for job in jobs]
 
+    async def hand_over(self) -> None:
+        """The first half of stopping: not ready from now on, nothing more is admitted here, and leadership goes to
+        another, who is known when this returns, or an election timeout has passed.
+
+        Requests are still answered: those on their way to commit by this leader, the others through the next one.
+        """
+        self._stopping = True
+        self._proposals.refuse_queued("this node is shutting down")
+        led = self.raft.role is Role.LEADER
+        deadline = self.clock.monotonic() + 2 * self.config.timing.election_max
+        if await self.raft.transfer_leadership(None) or not led:
+            while self.raft.leader in (None, self.config.node_id) and self.clock.monotonic() < deadline:
+                await self._leadership_moves(deadline)
+
     async def stop(self) -> None:
-        """Stop admitting, hand leadership over, leave. The store is synced and closed by who opened it."""
+        """Hand leadership over, if that is not done, and leave. The store is synced and closed by who opened it."""
         self._stopping = True
         self._proposals.refuse_queued("this node is shutting down")
         await self.raft.transfer_leadership(None)
@@ -199,6 +223,10 @@ class Node:
     def _pulse(self) -> None:
         self.age_s()
         self.checkpoints.tick()
+        self.disk.look()
+        if self.disk.is_stalled:
+            self._proposals.refuse_queued(self.disk.trouble or "", Code.DISK_SLOW)
+        self._write_notes()
         self._pulse_timer = self.clock.call_later(PULSE_SECONDS, self._pulse)
 
     # --- the replicated state machine, as consensus drives it ---------------------------------------------------------
@@ -277,6 +305,8 @@ class Node:
         client behind a load balancer sees a slow answer rather than an error.
         """
         held_until = min(deadline, self.clock.monotonic() + self.config.forward_wait)
+        if self.disk.is_low and (refusal := self.disk.refusal()):
+            return [refusal] * sum(map(owed, items))
         while True:
             answers = await self._submit_once(items, deadline, dry_run)
             refused_for_want_of_a_leader = all(
@@ -304,6 +334,8 @@ class Node:
         halted = self.checkpoints.halted
         if halted is not None:
             return [not_admitted(Code.HALTED, halted)] * sum(map(owed, items))
+        if (refusal := self.disk.refusal()) is not None:
+            return [refusal] * sum(map(owed, items))
         return await self._proposals.submit(items, deadline, dry_run=dry_run)
 
     async def submit_forwarded(self, items: Sequence[Item], deadline: float, *, dry_run: bool = False) -> list[Answer]:
@@ -331,7 +363,16 @@ class Node:
         signers = (signer for item in items for signer in signers_of(item))
         for signer, answer in zip(signers, answers, strict=True):
             if isinstance(answer, Refused):
-                self.store.reject(answer, self.clock.wall_us(), signer)
+                self.note(answer, signer)
+
+    def note(self, refused: Refused, signer: str) -> None:
+        """Keep a refusal for operators; in memory while the disk is stalled, the oldest let go."""
+        self._notes.append((refused, self.clock.wall_us(), signer))
+        self._write_notes()
+
+    def _write_notes(self) -> None:
+        while self._notes and self.raft.stalled_s is None:
+            self.store.reject(*self._notes.popleft())
 
     async def _leadership_moves(self, deadline: float) -> None:
         if self._moved_on is None or self._moved_on.done():
@@ -344,20 +385,24 @@ class Node:
         """Return once this node's machine may answer: None, or why not.
 
         ``linearizable``: everything committed before the call is applied here. ``local``: at once. ``min_index`` waits
-        for that index in either case.
+        for that index in either case; one that does not come is a read that would be too old.
         """
         halted = self.checkpoints.halted
         if consistency == "linearizable" and halted is not None:
             return not_admitted(Code.HALTED, f"{halted}; consistency=local answers what this node has")
+        code = Code.NO_QUORUM
         try:
             if consistency == "linearizable":
                 await self.raft.caught_up(deadline)
             if min_index > self.raft.applied_index:
+                code = Code.STALE_READ
                 await self.raft.wait_applied(min_index, deadline)
         except NotLeader as error:
             return not_admitted(Code.NO_LEADER, str(error))
         except NoQuorum as error:
-            return not_admitted(Code.NO_QUORUM, str(error))
+            if self.disk.is_stalled:
+                return not_admitted(Code.DISK_SLOW, self.disk.trouble or str(error))
+            return not_admitted(code, f"{error}; this node stands at index {self.raft.applied_index}")
         return None
 
     # --- what there is to see -----------------------------------------------------------------------------------------
@@ -374,6 +419,8 @@ class Node:
             reasons.append("installing a snapshot")
         if not self._caught_up:
             reasons.append("catching up with the leader's commit index")
+        if self.disk.is_stalled:
+            reasons.append(self.disk.trouble or "")
         if self.age_s() > 2 * self.config.timing.election_max + 2 * PULSE_SECONDS:
             reasons.append("no majority heard")
         return reasons
@@ -387,6 +434,17 @@ class Node:
     def ready(self) -> str | None:
         """None when the node may serve, else what is missing."""
         return "; ".join(self.missing) or None
+
+    @property
+    def reason(self) -> str | None:
+        """What is wrong with this node or keeps it from serving, in words; None when it is well."""
+        trouble = self.disk.trouble
+        return "; ".join(dict.fromkeys([*self.missing, *([trouble] if trouble else [])])) or None
+
+    @property
+    def stopping(self) -> bool:
+        """It was told to stop, and says goodbye."""
+        return self._stopping
 
     def age_s(self) -> float:
         """Seconds since a majority was last known to be heard: how old a local read may be."""

@@ -127,17 +127,17 @@ class Proposals:
         self._notes.append((note, done))
         self.raft.kick()
 
-    def refuse_queued(self, reason: str, code: Code = Code.NO_LEADER) -> None:
-        """Nothing that waits was appended, and this node is not the one to do it now."""
-        queued, self._queue, self._queued_bytes = self._queue, deque(), 0
-        for ticket in queued:
-            ticket.settle_all(not_admitted(code, reason))
-
     def drop_notes(self) -> None:
         """This node does not lead: its notes are not for the log."""
         notes, self._notes = self._notes, deque()
         for _, done in notes:
             done(False)
+
+    def refuse_queued(self, reason: str, code: Code = Code.NO_LEADER) -> None:
+        """Nothing that waits was appended, and this node is not the one to do it now."""
+        queued, self._queue, self._queued_bytes = self._queue, deque(), 0
+        for ticket in queued:
+            ticket.settle_all(not_admitted(code, reason))
 
     def next_entry(self, term: int, stamp_us: int) -> tuple[bytes, Callable[[Fate, object], None]] | None:
         """Gather the next entry; None when nothing that waits may enter the log."""

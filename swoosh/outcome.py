@@ -59,6 +59,8 @@ class Code(StrEnum):
     OVERLOADED = "OVERLOADED"
     CLOCK = "CLOCK"
     HALTED = "HALTED"
+    DISK_SLOW = "DISK_SLOW"
+    DISK_LOW = "DISK_LOW"
     STALE_READ = "STALE_READ"
     OUTCOME_UNKNOWN = "OUTCOME_UNKNOWN"
 
@@ -110,6 +112,8 @@ ADVICE: dict[Code, Advice] = {
     Code.OVERLOADED: Advice(True, "retry after Retry-After, with fewer requests at a time"),
     Code.CLOCK: Advice(True, "the cluster's clocks disagree; see the clock runbook"),
     Code.HALTED: Advice(True, "the nodes computed different states and no majority agrees; an operator must act"),
+    Code.DISK_SLOW: Advice(True, "retry after Retry-After; the leader waits for its disk, or another takes over"),
+    Code.DISK_LOW: Advice(True, "ask another node; an operator must free disk space on this one"),
     Code.STALE_READ: Advice(True, "ask another node, or read with consistency=linearizable"),
     Code.OUTCOME_UNKNOWN: Advice(True, "repeat with the same idem_key: it is applied once or not at all"),
 }

@@ -216,13 +216,13 @@ PLACES = (
     Place(
         thing="locks",
         names=r"(?:threading|asyncio|multiprocessing)\.(?:Lock|RLock|Semaphore|BoundedSemaphore|Condition|Barrier)",
-        homes=(),
+        homes=("cluster/storage/syncer.py",),
         advice="one loop owns the state, so nothing needs a lock; if this one guards none of it, list its file here",
     ),
     Place(
         thing="threads",
         names=r"threading|concurrent|asyncio\.to_thread|.*\.run_in_executor",
-        homes=("cluster/storage/snapshots.py", "cluster/storage/incoming.py"),
+        homes=("cluster/storage/snapshots.py", "cluster/storage/incoming.py", "cluster/storage/syncer.py"),
         advice="stay on the loop in small slices, or start a process; the simulation cannot replay a thread",
     ),
     Place(

@@ -34,6 +34,7 @@ from cluster.storage.incoming import MemoryPlace
 from cluster.storage.kv import Batch, KeyValue, MemoryKeyValue
 from cluster.storage.snapshots import MemoryShelf, Snapshots
 from cluster.storage.store import ORIGIN, Store
+from cluster.storage.syncer import MemorySyncer
 from cluster.storage.witness import MemoryWitness
 from cluster.telemetry.metrics import Metrics
 from cluster.tls import PeerName
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 
 Message = dict[str, Any]
 SNAPSHOT_SECONDS = 1.0
+DRAIN_SECONDS = 4.0
 INSTALL_BYTES_PER_SECOND = 500_000
 """Slow enough that an install can be met by a fault."""
 
@@ -78,6 +80,7 @@ class Host:
         """Why the last life ended itself, if it did."""
         self.wall_offset_us = 0
         self.full = self.sync_fails = False
+        self.sync_seconds = 0.0
         documents = {"genesis": genesis_document.encode(world.genesis)}
         Store.create(self.kv, genesis_document.initial_rows(world.genesis, world.chart), ORIGIN, documents)
         Journal.create(
@@ -168,6 +171,7 @@ class Life(Station):
         self.clock = NodeClock(self.world.loop, self.run)
         self.clock.wall_offset_us = host.wall_offset_us
         self.transport = PeerLinks(self)
+        self.syncer = MemorySyncer(self.clock, lambda: host.sync_seconds)
         self.kill_in: int | None = None
         self.alive, self.listening, self.frozen = True, False, False
         self.heard: dict[str, float] = {}
@@ -184,7 +188,14 @@ class Life(Station):
         """As `swoosh serve` puts a node together, on what there is here."""
         host, world = self.host, self.world
         install.finish(host.place, host.witness, cluster_id=world.cluster_id, node=self.name)
-        journal = Journal.open(host.kv, host.witness, cluster_id=world.cluster_id, node=self.name, memory_entries=64)
+        journal = Journal.open(
+            host.kv,
+            host.witness,
+            cluster_id=world.cluster_id,
+            node=self.name,
+            memory_entries=64,
+            syncer=self.syncer,
+        )
         store = Store(host.kv)
         plan = world.plan
         donor = Donor(self.name, host.shelf, self.clock)
@@ -217,6 +228,7 @@ class Life(Station):
             key=world.node_keys[self.name],
             clock=self.clock,
             entropy=SeededEntropy(f"{plan.seed}/{self.name}/{host.lives}"),
+            free_bytes=lambda: 1 << 40,
             checkpoint_every=plan.checkpoint_every,
         )
         self.raft = self.node.raft
@@ -227,7 +239,11 @@ class Life(Station):
         await self.node.start()
 
     async def stop(self) -> None:
-        """SIGTERM."""
+        """SIGTERM: as `swoosh serve` takes a node down."""
+        await self.node.hand_over()
+        until = self.clock.monotonic() + DRAIN_SECONDS
+        while self._wires and self.clock.monotonic() < until:
+            await self.clock.sleep(0.05)
         self.listening = False
         await self.node.stop()
         if self.alive:
@@ -243,6 +259,7 @@ class Life(Station):
         self.clock.kill()
         self.world.network.leave(self)
         if crash:
+            self.syncer.crash(self.host)
             self.host.kv.crash(self.host)
             self.host.place.crash()
         for wire in self._wires:

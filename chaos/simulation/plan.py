@@ -173,6 +173,12 @@ def _bad_disks(draft: Draft) -> None:
         draft.add(kind, draft.node(), draft.between(0.2, 3.0))
 
 
+def _slow_disks(draft: Draft) -> None:
+    for _ in draft.times(1, 4):
+        sync = draft.chance.choice([0.015, 0.05, 0.3, 1.5, 8.0, 15.0])
+        draft.add("slow_disk", draft.node(), draft.between(0.2, 4.0), sync=sync)
+
+
 def _hand_overs(draft: Draft) -> None:
     for _ in draft.times(1, 5):
         draft.add("hand_over")
@@ -195,6 +201,7 @@ KINDS: dict[str, Callable[[Draft], None]] = {
     "slow links": _slowness,
     "clocks": _clocks,
     "bad disks": _bad_disks,
+    "slow disks": _slow_disks,
     "hand overs": _hand_overs,
     "snapshots": _snapshots,
 }

@@ -51,8 +51,10 @@ class NodeTimer:
     def __init__(self, clock: NodeClock, callback: Callable[[], None]) -> None:
         self.clock, self.callback = clock, callback
         self.handle: asyncio.Handle | None = None
+        self.cancelled = False
 
     def cancel(self) -> None:
+        self.cancelled = True
         self.clock.timers.discard(self)
         if self.handle is not None:
             self.handle.cancel()
@@ -85,7 +87,12 @@ class NodeClock:
 
     async def sleep(self, seconds: float) -> None:
         woken: asyncio.Future[None] = self.loop.create_future()
-        timer = self.call_later(seconds, lambda: None if woken.done() else woken.set_result(None))
+
+        def wake() -> None:
+            if not woken.done():  # a frozen node may have been told to give up before it wakes
+                woken.set_result(None)
+
+        timer = self.call_later(seconds, wake)
         try:
             await woken
         finally:

@@ -124,6 +124,7 @@ class World:
         for name, offset in zip(self.names, plan.wall_offsets_us, strict=False):
             self.hosts[name].set_wall_offset(offset)
         self._started_at = 0.0
+        self._due: list[asyncio.TimerHandle] = []
 
     def _genesis(self) -> Genesis:
         nodes = [Registered(name, key.principal, NODE_ROLES) for name, key in self.node_keys.items()]
@@ -188,10 +189,13 @@ class World:
         return self.checks.violation
 
     def _heal(self) -> None:
-        """Whatever still lasts ends; every process runs."""
+        """Whatever still lasts ends, and whatever was still to come; every process runs."""
+        for due in self._due:
+            due.cancel()
         self.network.heal()
         for host in self.hosts.values():
             host.full = host.sync_fails = False
+            host.sync_seconds = 0.0
             host.set_wall_offset(0)
             if host.life is not None:
                 host.life.kill_in = None
@@ -219,8 +223,10 @@ class World:
         return all(life is not None and life.listening and life.node.ready is None for life in lives)
 
     def _all_equal(self) -> bool:
-        lives = [host.life for host in self.hosts.values()]
-        return len({(life.raft.applied_index, life.raft.last_index) for life in lives if life is not None}) == 1
+        if not self._all_ready():
+            return False
+        lives = [host.life for host in self.hosts.values() if host.life is not None]
+        return len({index for life in lives for index in (life.raft.applied_index, life.raft.last_index)}) == 1
 
     def _pass(self, seconds: float) -> None:
         """Let time pass, a little at a time. Raises Violation."""
@@ -263,7 +269,7 @@ class World:
             fault(target, step)
 
     def _later(self, seconds: float, callback: Callable[[], object]) -> None:
-        self.loop.call_later(seconds, callback)
+        self._due.append(self.loop.call_later(seconds, callback))
 
     def _do_crash(self, name: str, step: Step) -> None:
         host = self.hosts[name]
@@ -336,6 +342,16 @@ class World:
         host = self.hosts[name]
         host.full = True
         self._later(step.seconds, lambda: self._mend(host))
+
+    def _do_slow_disk(self, name: str, step: Step) -> None:
+        host = self.hosts[name]
+        host.sync_seconds = step.with_["sync"]
+
+        def fast_again() -> None:
+            host.sync_seconds = 0.0
+            host.start()  # one that hung has ended itself
+
+        self._later(step.seconds, fast_again)
 
     def _mend(self, host: Host) -> None:
         host.full = host.sync_fails = False

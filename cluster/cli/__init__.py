@@ -25,6 +25,7 @@ _COMMANDS = {
     "keys": "keys",
     "identity": "identity",
     "member": "identity",
+    "leader": "leader",
     "chart": "chart",
 }
 """{command: the module of this package that defines it under the same name}."""

@@ -12,6 +12,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, closing
+from functools import partial
 from pathlib import Path
 
 import click
@@ -40,9 +41,10 @@ from cluster.raft.transport import PeerTransport
 from cluster.storage import layout
 from cluster.storage.donor import Donor
 from cluster.storage.incoming import DirectoryPlace
-from cluster.storage.kv import Family, RocksKeyValue, StoreMissing
+from cluster.storage.kv import Family, RocksKeyValue, StoreMissing, free_bytes
 from cluster.storage.snapshots import DirectoryShelf, Snapshots
 from cluster.storage.store import Store
+from cluster.storage.syncer import ThreadSyncer
 from cluster.storage.witness import FileWitness
 from cluster.telemetry import logs
 from cluster.telemetry.metrics import Metrics
@@ -100,8 +102,10 @@ async def run(settings: Config, genesis: Genesis, chart: Chart, clock: Clock, en
         place = DirectoryPlace(settings.data_dir, examine_in_background)
         kv, witness = _open_store(settings, place)
         stack.callback(kv.close)
-        journal = Journal.open(kv, witness, cluster_id=settings.cluster_id, node=settings.node_id)
         stack.callback(witness.close)
+        syncer = ThreadSyncer()
+        stack.callback(syncer.close)
+        journal = Journal.open(kv, witness, cluster_id=settings.cluster_id, node=settings.node_id, syncer=syncer)
         peers = PeerHttp(settings.credentials, settings.cluster_id, settings.members)
         stack.push_async_callback(peers.close)
         forwarder = Forwarder(peers, clock)
@@ -130,15 +134,18 @@ async def run(settings: Config, genesis: Genesis, chart: Chart, clock: Clock, en
             key=_node_key(settings),
             clock=clock,
             entropy=entropy,
+            free_bytes=partial(free_bytes, settings.data_dir),
         )
         listener = await stack.enter_async_context(_public_port(settings, node, clock))
         await node.start()
         stack.push_async_callback(node.stop)
         await stack.enter_async_context(_peer_port(settings, genesis, node, transport))
-        stack.push_async_callback(listener.end_streams)
         _log.info("serving", http=config.spell(settings.http), peer=config.spell(settings.peer))
         await _told_to_stop()
         _log.info("stopping")
+        await node.hand_over()
+        await listener.end_streams()
+        await listener.drain(2 * settings.forward_wait)
 
 
 # --- the parts, in the order they are built ---------------------------------------------------------------------------

@@ -149,7 +149,12 @@ def _has_token(request: web.Request) -> bool:
 async def _signed_by(request: web.Request, response: web.StreamResponse) -> None:
     """Who answered, who leads, as of which entry, and where the project stood."""
     node = request.app[NODE]
-    project = head_of(node, request.get(PROJECT, DEFAULT_PROJECT))
+    try:
+        project = head_of(node, request.get(PROJECT, DEFAULT_PROJECT))
+    except Corrupt as error:
+        faults.fatal(ExitCode.DAMAGED, str(error), path=request.path)
+    if node.stopping:
+        response.force_close()  # so that its next request goes to a node that stays
     response.headers["Server"] = "SWOOSH"
     response.headers["X-Swoosh-Node"] = node.config.node_id
     response.headers["X-Swoosh-Leader"] = node.raft.leader or ""

@@ -76,7 +76,7 @@ def _accounted(
     if wait:
         return too_many(signer, buckets, wait)
     if isinstance(verdict, Refused) and not dry_run:
-        node.store.reject(verdict, node.clock.wall_us(), signer)
+        node.note(verdict, signer)
     return verdict
 
 

@@ -41,6 +41,7 @@ async def get_health(request: web.Request) -> web.Response:
     return problems.ok(
         {
             "status": status_of(node, quorum),
+            "reason": node.reason,
             "missing": node.missing,
             "node": node.config.node_id,
             "consensus": {
@@ -113,6 +114,8 @@ def gauges(node: Node, *, watchers: int) -> Gauges:
         peers_reachable={peer.id: peer.reachable for peer in peers},
         peers_lag={peer.id: peer.lag for peer in peers},
         watchers=watchers,
+        disk_stalled_s=raft.stalled_s or 0.0,
+        disk_free_bytes=node.disk.free_bytes,
     )
 
 
@@ -125,7 +128,7 @@ def status_of(node: Node, quorum: Quorum) -> str:
         return "cold"
     if node.raft.leader is None or not quorum.heard:
         return "no_leader"
-    return "healthy" if quorum.all_here and node.raft.clock_ok and not node.missing else "degraded"
+    return "healthy" if quorum.all_here and node.raft.clock_ok and node.reason is None else "degraded"
 
 
 def _of_project(project: Project | None) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from cluster.http.request import Limits
 HEAD_LINE_BYTES = 8_190
 HEAD_LINES = 64
 LINGER_SECONDS = 1.0
+DRAIN_SECONDS = 0.02
 FAREWELL_SECONDS = 1.0
 """For what is still being sent when the port closes. The node has stopped by then: nobody waits for it any more."""
 
@@ -60,6 +61,14 @@ class Listener:
     async def end_streams(self) -> None:
         """End what would last for as long as its reader likes; other requests go on being served."""
         await self._runner.app.shutdown()
+
+    async def drain(self, seconds: float) -> None:
+        """Accept no further connection, and return when every request there is was answered, or after `seconds`."""
+        if self._server is not None:
+            self._server.close()
+        deadline = self._clock.monotonic() + seconds
+        while any(doorman.busy for doorman in self._doormen) and self._clock.monotonic() < deadline:
+            await self._clock.sleep(DRAIN_SECONDS)
 
     async def stop(self) -> None:
         """Accept no further connection, finish the requests there are, close."""
@@ -113,6 +122,11 @@ class Doorman(asyncio.Protocol):
         if self in self._doormen:
             self._doormen.discard(self)
             self._handler.connection_lost(error)
+
+    @property
+    def busy(self) -> bool:
+        """A request of this connection is in the application's hands."""
+        return self._busy
 
     def head_complete(self) -> None:
         """A request reached the application."""

@@ -39,8 +39,8 @@ _FINAL = {
 }
 _CONDITION = frozenset(
     {
-        *(Code.NO_LEADER, Code.NO_QUORUM, Code.COLD, Code.OVERLOADED, Code.CLOCK, Code.HALTED, Code.STALE_READ),
-        Code.OUTCOME_UNKNOWN,
+        *(Code.NO_LEADER, Code.NO_QUORUM, Code.COLD, Code.OVERLOADED, Code.CLOCK, Code.DISK_SLOW, Code.DISK_LOW),
+        *(Code.HALTED, Code.STALE_READ, Code.OUTCOME_UNKNOWN),
     }
 )
 STATUS: dict[Code, int] = {

@@ -7,6 +7,7 @@ entries it later forgets, so everything around those rules is ours:
 * `journal`    log, term and vote: one synced batch, then the witness
 * `replica`    the SyncObj subclass: applies, and replicates one append at a time per peer
 * `guard`      every Raft message on its way in or out; pre-vote
+* `stall`      what waits while a sync takes long
 * `skew`       how far the members' wall clocks disagree
 * `readindex`  linearizable reads without writing to the log
 * `driver`     `Raft`, what the node sees: ticks, proposals, roles, hand-over

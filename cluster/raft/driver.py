@@ -1,6 +1,6 @@
 """`Raft`: what the node sees of consensus. It ticks the core, feeds it proposals, and says what became of them.
 
-One event loop, no thread. A tick is short and always in this order:
+One event loop, no thread but the journal's writer. A tick is short and always in this order:
 
 1. the core commits, applies, and answers the proposals that were applied;
 2. the leader appends what waits (one entry gathers everything that queued up during the last round trip);
@@ -8,7 +8,8 @@ One event loop, no thread. A tick is short and always in this order:
 4. this node's own barrier syncs them; only then may they count towards a commit;
 5. reads that were confirmed and applied are released.
 
-A tick runs after every read that delivered messages, when `kick`ed, and on a timer. An exception inside one ends the
+A tick runs after every read that delivered messages, when `kick`ed, and on a timer; none while the node is stalled,
+which is to say while its barrier takes long (stall.py). An exception inside one ends the
 process: the core may be half-way through a handler, and only a restart from disk is known to be whole.
 
 The driver never retries a proposal and never guesses its fate: what it cannot know is `Fate.UNKNOWN`.
@@ -41,6 +42,7 @@ from cluster.raft.readindex import Answer, NoQuorum, NotLeader, ReadIndex, Unava
 from cluster.raft.replica import Replica, Role, Timing, payload_of
 from cluster.raft.retention import KEEP, Keep, Retention
 from cluster.raft.skew import PROBE_SECONDS, Skew
+from cluster.raft.stall import Stall
 from cluster.raft.wire import Hello
 
 __all__ = [
@@ -67,6 +69,8 @@ UNCOMMITTED_BYTES_MAX = 2 << 20
 REPLAY_ENTRIES = 64
 """Entries applied at start between two chances for everything else on the loop."""
 WITNESS_SYNC_SECONDS = 60.0
+WITHOUT_CORE = frozenset({"clock", "clock_ok"})
+"""Messages that a stalled node takes at once."""
 
 _log = structlog.get_logger(__name__)
 
@@ -212,9 +216,11 @@ class Raft:
             on_behind=self._on_lagging,
         )  # fmt: skip
         self._skew = Skew(peers=self.peer_ids, raw=transport.raw, clock=clock, limit_us=timing.skew_max_us)
+        self._stall = Stall(journal, clock=clock, raw=transport.raw, reset=transport.reset)
+        journal.on_written = self._on_written
         self._guard = Guard(
             self._core, journal, me=me, peers=self.peer_ids, raw=transport.raw, stamp_of=machine.stamp_of,
-            skew=self._skew, clock=clock, entropy=entropy, timing=timing,
+            skew=self._skew, stall=self._stall, clock=clock, entropy=entropy, timing=timing,
         )  # fmt: skip
         self._reads = ReadIndex(self._core, journal, peers=self.peer_ids, raw=transport.raw, clock=clock, timing=timing)
         self.retention = Retention(self._core, journal, raw=transport.raw, clock=clock, keep=keep)
@@ -310,16 +316,34 @@ class Raft:
             self._witnessed_at = now
             self._journal.sync_witness()
         self._tick()
+        stalled = self._stall.seconds
+        if stalled is not None and stalled < self._timing.election_min:
+            self._core.keep_alive()
         self._timer = self._clock.call_later(self._timing.heartbeat / 2, self._on_timer)
 
     def _tick(self) -> None:
         self._kicked = False
-        if self._stopped:
+        if self._stopped or self._stall.is_on:
             return
         try:
             self._advance()
         except Exception as error:
             _bug("a tick of consensus raised", error)
+
+    def _on_written(self) -> None:
+        """A barrier that was not waited for is over: go on as if it had just been waited for. One that was waited for
+        to its end in the meantime is none of this; the first of these is that of the start."""
+        if self._stopped or not self._stall.is_on or (ended := self._stall.end()) is None:
+            return
+        seconds, waiting = ended
+        if seconds >= self._timing.heartbeat:
+            _log.warning("disk slow", stalled_s=round(seconds, 3), messages=len(waiting))
+        try:
+            for peer, message in waiting:
+                self.on_message(peer, message)
+        except Exception as error:
+            _bug("a message that waited for the disk raised", error)
+        self._tick()
 
     def _advance(self) -> None:
         self._observe()
@@ -329,7 +353,8 @@ class Raft:
         self._drive_transfer()
         self._append_proposal()
         self._core.replicate()
-        self._journal.barrier()
+        if not self._journal.begin_barrier():
+            return
         self._reads.tick()
         self._release_applied()
         behind = self.applied_index < self._core.raftCommitIndex and self.suspended is None
@@ -447,6 +472,7 @@ class Raft:
         self.kick()
 
     def on_disconnected(self, peer_id: str) -> None:
+        self._stall.forget(peer_id)
         self._transport._onNodeDisconnected(self._core.member(peer_id))
         self._core.forget(peer_id)
         self._skew.forget(peer_id)
@@ -454,6 +480,8 @@ class Raft:
 
     def on_message(self, peer_id: str, message: Message) -> None:
         """One message that `wire.check` has passed."""
+        if message["type"] not in WITHOUT_CORE and self._stall.hold(peer_id, message):
+            return
         handler = self._handlers.get(message["type"])
         if handler is not None:
             handler(peer_id, message)
@@ -606,11 +634,11 @@ class Raft:
     async def transfer_leadership(self, to: str | None) -> bool:
         """Hand leadership to `to`, or to the peer that is furthest along. True once this node no longer leads.
 
-        Nothing is appended meanwhile, and what is in flight commits first. False if this node does not lead or nobody
-        else could, or after an election timeout without success; it then goes on leading.
+        Nothing is appended meanwhile, and what is in flight commits first. False if this node does not lead, nobody
+        else could, or its disk stalls it, or after an election timeout without success; it then goes on leading.
         """
         candidates = self.peer_ids if to is None else {to} & set(self.peer_ids)
-        if self.role is not Role.LEADER or not candidates:
+        if self.role is not Role.LEADER or not candidates or self._stall.is_on:
             return False
         over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._end_transfer()
@@ -667,6 +695,11 @@ class Raft:
     def leader(self) -> str | None:
         """The member this node takes for the leader; it may be wrong."""
         return self._seen[2]
+
+    @property
+    def stalled_s(self) -> float | None:
+        """Seconds for which this node has been waiting for its disk; None = it is not."""
+        return self._stall.seconds
 
     @property
     def commit_index(self) -> int:

@@ -8,7 +8,8 @@ loss each rule prevents:
   the entries it already has taken off (Raft §5.3, steps 3 and 4 of AppendEntries), and the acknowledgement names the
   last entry the leader's message vouched for, not the end of the log.
 * **Replies carry their term.** The library's do not, so one delayed across two elections counts in the wrong one.
-* **Durable before it leaves.** Votes, requests for votes and acknowledgements wait for the journal's barrier.
+* **Durable before it leaves.** Votes, requests for votes and acknowledgements wait for the journal's barrier; where
+  that takes long, in `stall`.
 * **Votes are attributed**: one per peer and term.
 * **Pre-vote** (dissertation §9.6) with leader stickiness: a node that cannot hear the leader does not depose it. A
   deposed leader is told so with `stale_term`, since the library would leave it in silence.
@@ -33,6 +34,7 @@ from cluster.faults import ExitCode
 from cluster.raft.journal import Journal
 from cluster.raft.replica import Replica, Role, Timing, payload_of
 from cluster.raft.skew import Skew
+from cluster.raft.stall import Stall
 from swoosh.errors import Corrupt
 
 Message = dict[str, Any]
@@ -62,6 +64,7 @@ class Guard:
         raw: Callable[[str, Message], bool],
         stamp_of: Callable[[bytes], int],
         skew: Skew,
+        stall: Stall,
         clock: Clock,
         entropy: Entropy,
         timing: Timing,
@@ -69,6 +72,7 @@ class Guard:
         """`raw(peer, message)` sends past the guard; `stamp_of(payload)` reads an entry's stamp in microseconds."""
         self._core, self._journal, self._me, self._peers, self._raw = core, journal, me, tuple(peers), raw
         self._stamp_of, self._skew, self._clock, self._entropy, self._timing = stamp_of, skew, clock, entropy, timing
+        self._stall = stall
         self._heard_at = clock.monotonic() - timing.election_max
         self._leader_of_term = (0, "")
         self._vouched: int | None = None
@@ -100,11 +104,9 @@ class Guard:
             case "timeout_now":
                 return message
             case "request_vote" | "response_vote":
-                self._journal.barrier()
-                return message
+                return self._stall.once_durable(peer, message)
             case "next_node_idx":
-                self._journal.barrier()
-                return self._reply(message)
+                return self._stall.once_durable(peer, self._reply(message))
             case "apply_command":
                 self._core.refuse_forward(message)
                 return None

@@ -4,6 +4,9 @@ The core writes here as it goes; nothing of it may leave the node (an acknowledg
 before `barrier` has returned. A barrier is one batch and one sync: the entries, cuts, term and vote since the last
 one, together with every unsynced state write before it, since both share the store's write-ahead log.
 
+A disk may be slow. `begin_barrier` waits for it only a moment, and tells whether that was enough; until it is, the
+write is *under way*: at most one, with copies of its operations, so nothing that happens meanwhile changes it.
+
 Three promises are checked here rather than trusted (Raft §5.3, §5.4):
 
 * the log is contiguous and every entry passes its checksum, or the node does not start;
@@ -24,8 +27,9 @@ from __future__ import annotations
 import struct
 import zlib
 from array import array
+from collections.abc import Callable
 from itertools import accumulate, takewhile
-from typing import overload
+from typing import NamedTuple, overload
 
 import msgspec
 import pysyncobj.journal
@@ -34,6 +38,7 @@ from cluster import faults
 from cluster.faults import ExitCode
 from cluster.storage import layout
 from cluster.storage.kv import Batch, Family, KeyValue
+from cluster.storage.syncer import BlockingSyncer, Syncer
 from cluster.storage.witness import Mark, Witness
 from swoosh.errors import Corrupt
 
@@ -69,14 +74,33 @@ class Meta(msgspec.Struct, frozen=True, array_like=True):
     """A hint: at least this was committed. Written with whatever is synced next."""
 
 
+class Write(NamedTuple):
+    """A barrier under way: what will be durable when it is done."""
+
+    meta: Meta
+    last_index: int
+
+
 class Journal(pysyncobj.journal.Journal):
     """The log as PySyncObj wants it (a list that starts at its first entry) and as Raft counts it (by index)."""
 
-    def __init__(self, kv: KeyValue, witness: Witness, meta: Meta, *, memory_entries: int = MEMORY_ENTRIES) -> None:
+    def __init__(
+        self,
+        kv: KeyValue,
+        witness: Witness,
+        meta: Meta,
+        *,
+        memory_entries: int = MEMORY_ENTRIES,
+        syncer: Syncer | None = None,
+    ) -> None:
         self._kv, self._witness, self._meta = kv, witness, meta
+        self._syncer = syncer or BlockingSyncer()
         self._memory_entries = memory_entries
         self._batch = Batch()
-        self._dirty = False
+        self._dirty = self._sync_witness = False
+        self._write: Write | None = None
+        self.on_written: Callable[[], None] = lambda: None
+        """Called on the event loop when a barrier that was not waited for may be over: ask `begin_barrier`."""
         self._term, self._vote, self._commit = meta.term, meta.vote, meta.commit
         self._first: Entry | None = None
         self._tail: list[Entry] = []
@@ -102,10 +126,19 @@ class Journal(pysyncobj.journal.Journal):
 
     @classmethod
     def open(
-        cls, kv: KeyValue, witness: Witness, *, cluster_id: str, node: str, memory_entries: int = MEMORY_ENTRIES
+        cls,
+        kv: KeyValue,
+        witness: Witness,
+        *,
+        cluster_id: str,
+        node: str,
+        memory_entries: int = MEMORY_ENTRIES,
+        syncer: Syncer | None = None,
     ) -> Journal:
         """Open the journal of an existing store and count the boot, synced. Stops the node as `examine` does."""
-        journal = cls.examine(kv, witness, cluster_id=cluster_id, node=node, memory_entries=memory_entries)
+        journal = cls.examine(
+            kv, witness, cluster_id=cluster_id, node=node, memory_entries=memory_entries, syncer=syncer
+        )
         journal._meta = msgspec.structs.replace(journal._meta, boots=journal.boots + 1)
         journal._dirty = True
         journal.barrier()
@@ -113,7 +146,14 @@ class Journal(pysyncobj.journal.Journal):
 
     @classmethod
     def examine(
-        cls, kv: KeyValue, witness: Witness, *, cluster_id: str, node: str, memory_entries: int = MEMORY_ENTRIES
+        cls,
+        kv: KeyValue,
+        witness: Witness,
+        *,
+        cluster_id: str,
+        node: str,
+        memory_entries: int = MEMORY_ENTRIES,
+        syncer: Syncer | None = None,
     ) -> Journal:
         """The journal of an existing store, to look at: nothing is written.
 
@@ -128,7 +168,7 @@ class Journal(pysyncobj.journal.Journal):
                 configured=f"{node}.{cluster_id}",
             )
         _check_witness(witness.read(), meta)
-        return cls(kv, witness, meta, memory_entries=memory_entries)
+        return cls(kv, witness, meta, memory_entries=memory_entries, syncer=syncer)
 
     def move_into(self, kv: KeyValue, index: int, term: int) -> None:
         """Make a checkpoint of a peer's store, taken at entry (`index`, `term`), this node's own: one synced batch.
@@ -176,8 +216,9 @@ class Journal(pysyncobj.journal.Journal):
         self._witness.sync()
 
     def sync_witness(self) -> None:
-        """Make the witness durable; between two calls a power cut may leave it older than the store, never newer."""
-        self._witness.sync()
+        """Let the next barrier make the witness durable too, and make one due; between two calls a power cut may leave
+        it older than the store, never newer."""
+        self._sync_witness = self._dirty = True
 
     def _load(self) -> None:
         for key, value in self._kv.iterate(Family.LOG):
@@ -191,19 +232,54 @@ class Journal(pysyncobj.journal.Journal):
 
     def barrier(self) -> None:
         """Everything added, cut, promised or voted so far is on stable storage when this returns."""
-        if not self._dirty:
-            return
+        while not self.begin_barrier():
+            self._syncer.wait()
+
+    def begin_barrier(self) -> bool:
+        """The same, but wait for a moment only. True = it is durable. Otherwise the write goes on, `on_written` will be
+        called, and nothing that rests on it may leave the node or be applied."""
+        while True:
+            if self._write is not None:
+                if not self._syncer.is_done():
+                    return False
+                self._written(self._write)
+            if not self._dirty:
+                return True
+            self._begin_write()
+
+    @property
+    def is_writing(self) -> bool:
+        """A barrier has begun and is not over."""
+        return self._write is not None
+
+    def _begin_write(self) -> None:
         faults.failpoint("journal.barrier.before")
-        self._meta = msgspec.structs.replace(
+        meta = msgspec.structs.replace(
             self._meta, sequence=self._meta.sequence + 1, term=self._term, vote=self._vote, commit=self._commit
         )
-        batch, self._batch = self._batch, Batch()
-        batch.put(Family.META, META_KEY, _encode_meta(self._meta))
-        self._kv.write(batch, sync=True)
-        self._witness.write(Mark(self._meta.incarnation, self._meta.sequence))
-        self._dirty = False
-        self._durable = self.last_index
-        self._trim()
+        batch, self._batch, self._dirty = self._batch, Batch(), False
+        sync_witness, self._sync_witness = self._sync_witness, False
+        batch.put(Family.META, META_KEY, _encode_meta(meta))
+        self._write = Write(meta, self.last_index)
+
+        def write() -> None:
+            self._kv.write(batch, sync=True)
+            self._witness.write(Mark(meta.incarnation, meta.sequence))
+            if sync_witness:
+                self._witness.sync()
+
+        self._syncer.begin(write, self._finished)
+
+    def _finished(self) -> None:
+        self.on_written()
+
+    def _written(self, write: Write) -> None:
+        self._write = None
+        # Not before: a hello that names a batch which a power cut then takes back looks like a store put back.
+        self._meta = write.meta
+        self._durable = write.last_index
+        if not self._dirty:
+            self._trim()
         faults.failpoint("journal.barrier.after")
 
     @property
@@ -265,6 +341,8 @@ class Journal(pysyncobj.journal.Journal):
             self._tail_bytes = sum(len(command) for command, _, _ in self._tail)
         self._batch.delete_range(Family.LOG, _KEY.pack(index), _END)
         self._durable = min(self._durable, index - 1)
+        if self._write is not None:
+            self._write = self._write._replace(last_index=min(self._write.last_index, index - 1))
         self._dirty = True
 
     def deleteEntriesTo(self, entryTo: int) -> None:
@@ -336,8 +414,11 @@ class Journal(pysyncobj.journal.Journal):
 
     def setRaftCommitIndex(self, raftCommitIndex: int) -> None:
         self._commit = max(self._commit, raftCommitIndex)
-        if raftCommitIndex > self._durable:
-            self.barrier()  # a leader counts itself, so its own copy must be durable before the entry is committed
+        on_its_way = self._durable if self._write is None else self._write.last_index
+        if raftCommitIndex > on_its_way:
+            # A leader counts itself, so its own copy must be durable before the entry is committed. A follower has its
+            # copy on the way by now, and applies nothing before it has arrived.
+            self.barrier()
 
     def getRaftCommitIndex(self) -> int:
         return max(1, min(self._commit, self.last_index))
@@ -345,7 +426,7 @@ class Journal(pysyncobj.journal.Journal):
     def setCurrentTerm(self, term: int, votedForNodeId: str | None) -> None:
         self._term, self._vote = term, votedForNodeId
         self._dirty = True
-        self.barrier()
+        self.begin_barrier()  # where this is not enough, the guard holds back what would tell
 
     def getCurrentTerm(self) -> int:
         return self._term

@@ -124,12 +124,6 @@ class Replica(SyncObj):
 
     # --- replaced steps of the library --------------------------------------------------------------------------------
 
-    def _SyncObj__applyLogEntries(self) -> bool:
-        try:
-            return super()._SyncObj__applyLogEntries()
-        except Suspended:
-            return False
-
     def _SyncObj__doApplyCommand(self, command: bytes) -> object:
         if self._suspended:
             raise Suspended
@@ -141,6 +135,13 @@ class Replica(SyncObj):
         result = self._apply(index, cast(int, self._journal.term_at(index)), payload_of(command))
         self._applied = index
         return result
+
+    def _SyncObj__applyLogEntries(self) -> bool:
+        """Not while a barrier is under way: a state write would wait behind it, and rest on what is not durable."""
+        try:
+            return not self._journal.is_writing and bool(super()._SyncObj__applyLogEntries())
+        except Suspended:
+            return False
 
     def _SyncObj__sendAppendEntries(self) -> None:
         """Heartbeat: one append to every connected peer, with entries if it has none in flight and lacks some."""
@@ -163,6 +164,14 @@ class Replica(SyncObj):
             for peer in self.connected_peers():
                 if self._lacks_entries(peer):
                     self._send_append(peer, entries=True)
+
+    def keep_alive(self) -> None:
+        """A leader that is stalled is still there: empty appends at the pace of heartbeats. The commit index in them
+        is that of the last tick, so whatever it covers is durable."""
+        if self.is_leader() and self._clock.monotonic() > self._SyncObj__newAppendEntriesTime:
+            self._SyncObj__newAppendEntriesTime = self._clock.monotonic() + self._timing.heartbeat
+            for peer in self.connected_peers():
+                self._send_append(peer, entries=False)
 
     def answered(self, peer: str, next_index: int, reset: bool) -> None:
         """A peer replied in this term: its append is no longer in flight if the reply covers it or rejects it."""

@@ -365,6 +365,12 @@ def replace_file(path: Path, data: bytes) -> None:
     sync_directory(path.parent)
 
 
+def free_bytes(path: Path) -> int:
+    """Bytes that may still be written to the file system of `path`."""
+    found = os.statvfs(path)
+    return found.f_bavail * found.f_frsize
+
+
 def sync_file(path: Path) -> None:
     """Make the content of a plain file durable."""
     _sync(path, os.O_RDONLY)

@@ -44,6 +44,7 @@ KEPT = 2
 EVERY_ENTRIES = 10_000
 MIN_INTERVAL_SECONDS = 60.0
 FIRST_AFTER_SECONDS = 15.0
+STALLED_SECONDS = 0.1
 MANIFEST_NAME = "manifest.json"
 
 _log = structlog.get_logger(__name__)
@@ -115,6 +116,8 @@ class Snapshots:
         self.verified = 0
         """Index of the newest snapshot that was taken and checked in this life: nothing before it is needed from the
         log, not even by the next check."""
+        self.may_write: Callable[[], bool] = lambda: True
+        """False while a write would wait behind a sync that does not end."""
 
     @property
     def newest(self) -> Manifest | None:
@@ -157,6 +160,8 @@ class Snapshots:
         """
         self._entries = 0
         await self._shelf.prepare(self._store.kv)
+        while not self.may_write():
+            await self._clock.sleep(STALLED_SECONDS)
         manifest = snapshot.describe(machine, self._store.last_hlc)
         index = manifest.last_applied_index
         if self._kept and index <= self._kept[-1].last_applied_index:

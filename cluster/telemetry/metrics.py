@@ -52,6 +52,8 @@ class Gauges(NamedTuple):
     peers_reachable: Mapping[str, bool]
     peers_lag: Mapping[str, int]
     watchers: int
+    disk_stalled_s: float
+    disk_free_bytes: int
     checkpoint_index: int = 0
     halted: bool = False
     scrub_passes: int = 0
@@ -190,6 +192,8 @@ def _gauges(now: Gauges) -> Iterator[Metric]:
     yield gauge("swoosh_halted", "1 while no majority agrees on the state", now.halted)
     yield gauge("swoosh_scrub_passes", "Times everything stored was read since the start", now.scrub_passes)
     yield gauge("swoosh_scrub_steps", "Rows and records read in the pass under way", now.scrub_steps)
+    yield gauge("swoosh_disk_stalled_seconds", "How long a sync has been waited for, 0 if none is", now.disk_stalled_s)
+    yield gauge("swoosh_disk_free_bytes", "What may still be written to the store's file system", now.disk_free_bytes)
     yield gauge("swoosh_http_watchers", "Open event streams", now.watchers)
     reachable = GaugeMetricFamily("swoosh_raft_peer_reachable", "1 while the link to the peer stands", labels=["peer"])
     lag = GaugeMetricFamily("swoosh_raft_peer_lag", "Entries the peer lacks, as the leader sees it", labels=["peer"])

@@ -52,6 +52,7 @@ def test_every_command_explains_itself() -> None:
         "snapshot",
         "keys",
         "identity",
+        "leader",
     ):
         assert f"\n  {name} " in listing.output
         assert swoosh(name, "--help").exit_code == 0

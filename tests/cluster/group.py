@@ -54,6 +54,7 @@ class NodeHost(OurHost):
     """What its build has; None is the chart of the group."""
     claimed_chart: str | None = None
     """What its build says it has, where that is something else."""
+    free_bytes = 1 << 40
 
     def __init__(self, cluster: Cluster, name: str) -> None:
         super().__init__(cluster, name)
@@ -99,13 +100,14 @@ class NodeHost(OurHost):
                 self.clock,
                 bytes_per_second=self.cluster.bytes_per_second,
             ),
-            journal=Journal.open(self.store, self.witness, cluster_id="c", node=self.name),
+            journal=Journal.open(self.store, self.witness, cluster_id="c", node=self.name, syncer=self.syncer),
             transport=self.transport,
             forwarder=Hop(self),
             key=NodeKey.of(people.keys["n1"]),
             clock=self.clock,
             entropy=SeededEntropy(f"{self.cluster.seed}/{self.name}/{self.life}"),
             checkpoint_every=self.cluster.checkpoint_every,
+            free_bytes=lambda: self.free_bytes,
         )
         ended = self.node._ended
         self.node._ended = lambda task: self.run(lambda: ended(task))  # type: ignore[method-assign]

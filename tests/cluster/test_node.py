@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 from functools import partial
 
@@ -276,3 +277,74 @@ def test_through_kills_and_cuts_nothing_acknowledged_is_lost_and_nothing_refused
                 told["unknown"] += 1
         print(told)
         assert told["acknowledged"] > 20
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_leader_that_slept_for_three_seconds_tells_callers_nothing_old(seed: int) -> None:
+    """Requests wait in its socket: reads, and a proposal decided on what was HEAD when it fell asleep."""
+    with Group(100 + seed) as group:
+        old = group.leading()
+        accepted(group.propose(old.name, group.create("atlas")))
+        group.converge()
+        on_old_head = group.load(old.name, "atlas", key="on-old-head")
+        group.run(0.01 * seed)
+        old.freeze()
+        group.run_until(lambda: any(host.is_leader() for host in group.others(old)), 5.0)
+        new = next(host for host in group.others(old) if host.is_leader())
+        group.run(1.0)  # its steward has something to say too
+        made = accepted(group.propose(new.name, group.load(new.name, "atlas")))
+        heads: list[str] = []
+        answers: list[Answer] = []
+
+        async def read() -> None:
+            if await old.node.read("linearizable", old.clock.monotonic() + 5.0) is None:
+                held = old.node.machine.project("atlas")
+                assert held is not None
+                heads.append(held.state_hash)
+
+        async def propose() -> None:
+            answers.extend(await old.node.submit([on_old_head], old.clock.monotonic() + 5.0))
+
+        for work in (read, propose, read):
+            old.run(lambda work=work: group.spawn(work(), old))  # type: ignore[misc]
+        group.run(3.0)
+        old.thaw()
+        group.run_until(lambda: bool(answers), 10.0)
+        group.run(6.0)
+        chain = [json.loads(record)["state_post_hash"] for record in group.records(new.name, "atlas")]
+        not_old = set(chain[chain.index(made.state_post_hash) :])
+        assert set(heads) <= not_old
+        (answer,) = answers
+        if isinstance(answer, Refused):
+            assert answer.code is Code.STALE_STATE and answer.head in not_old
+        else:
+            assert isinstance(answer, Unavailable) and not answer.admitted
+        group.converge()
+
+
+# --- stopping ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_node_told_to_stop_admits_nothing_more_and_knows_its_successor_when_it_goes() -> None:
+    with Group(21) as group:
+        old = group.leading()
+        in_flight = [group.ask(old.name, group.create(f"p{number}")) for number in range(20)]
+        group.run(0.005)
+        handing = group.loop.create_task(old.node.hand_over())
+        group.run(0.0)
+        assert old.node.ready is not None and "shutting down" in old.node.ready
+        group.run_until(handing.done, 3.0)
+        assert old.raft.leader not in (None, old.name), "whoever asks here now is sent on"
+        late = group.ask(old.name, group.create("late"))
+        assert accepted(group.answers(late)[0]).project == "late"
+        answers = [group.answers(asked)[0] for asked in in_flight]
+        assert all(isinstance(a, Accepted) or (isinstance(a, Unavailable) and not a.admitted) for a in answers)
+
+
+def test_a_leader_without_a_successor_goes_after_an_election_timeout() -> None:
+    with Group(22) as group:
+        old = group.leading()
+        group.isolate(old)
+        asked_at = group.now
+        group.wait(old.node.hand_over())
+        assert group.now - asked_at <= 2 * group.timing.election_max + 0.2

@@ -103,6 +103,7 @@ class Desk:
     unreadable: Unavailable | None = None
     instead: Callable[[Sequence[Item]], list[Answer]] | None = None
     recovery_s: float | None = 0.25
+    stopping: bool = False
 
     def __post_init__(self) -> None:
         people = tuple(Registered(name, KEYS[name].principal, roles) for name, roles in ROLES.items())
@@ -125,10 +126,18 @@ class Desk:
         )
         self.donor, self.installer = SimpleNamespace(loan=None), SimpleNamespace(progress=None)
         self.raft = FakeRaft(self)
+        self.disk = SimpleNamespace(trouble=None, free_bytes=1 << 40)
 
     @property
     def ready(self) -> str | None:
         return "; ".join(self.missing) or None
+
+    @property
+    def reason(self) -> str | None:
+        return self.ready or self.disk.trouble
+
+    def note(self, refused: Refused, signer: str) -> None:
+        self.store.reject(refused, self.clock.wall_us(), signer)
 
     def age_s(self) -> float:
         return self.stale_s
@@ -238,6 +247,7 @@ class FakeRaft:
         self.role, self.leader, self.term = Role.LEADER, "n1", 1
         self.clock_ok = True
         self.suspended: str | None = None
+        self.stalled_s: float | None = None
         self.down: set[str] = set()
         self.first_index = 1
         self.retention = SimpleNamespace(leases=dict)

@@ -27,6 +27,20 @@ def codes() -> Iterator[list[ExitCode]]:
     faults.set_stop(None)
 
 
+async def test_a_damaged_row_stops_the_node_also_where_it_is_only_mentioned(
+    desk: Desk, ask: Caller, codes: list[ExitCode], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every answer says where the project stands, this one's body nothing of it."""
+
+    def project(project_id: str) -> None:
+        raise Corrupt("a row of project fails its checksum")
+
+    monkeypatch.setattr(desk.machine, "project", project)
+    with pytest.raises(aiohttp.ClientError):
+        await ask.get("/health/live")
+    assert set(codes) == {ExitCode.DAMAGED}
+
+
 async def test_a_damaged_row_stops_the_node(
     desk: Desk, ask: Caller, codes: list[ExitCode], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -37,6 +37,7 @@ from cluster.raft.driver import Fate, Identity, Raft, Role, Timing
 from cluster.raft.journal import Journal, decode_meta
 from cluster.raft.replica import Member
 from cluster.storage.kv import Batch, Family, MemoryKeyValue
+from cluster.storage.syncer import MemorySyncer
 from cluster.storage.witness import MemoryWitness
 
 logging.getLogger("pysyncobj").setLevel(logging.CRITICAL + 1)
@@ -137,6 +138,9 @@ class Host:
         self.stopped: Stopped | None = None
         self.apply_attempts = 0
         self.wall_offset_us = 0
+        self.frozen: list[Callable[[], Any]] | None = None
+        self.sync_seconds: Callable[[], float] = lambda: 0.0
+        self.disk_fails = ""
         self.transport = MemoryTransport(self)
         self.poison: Callable[[str, bytes], None] = lambda name, payload: None
 
@@ -149,7 +153,10 @@ class Host:
                 raise Killed
 
     def run(self, callback: Callable[[], Any]) -> None:
-        """Call into the node; if that ends it, so be it."""
+        """Call into the node; if that ends it, so be it. A frozen one is called when it wakes."""
+        if self.frozen is not None:
+            self.frozen.append(callback)
+            return
         try:
             callback()
         except Killed:
@@ -166,8 +173,19 @@ class Host:
         if not self.alive:
             self.start()
 
+    def freeze(self) -> None:
+        """SIGSTOP. Its timers fall due and its sockets fill, and it notices nothing."""
+        self.frozen = []
+
+    def thaw(self) -> None:
+        """SIGCONT: everything that has come up meanwhile, at once."""
+        missed, self.frozen = self.frozen or [], None
+        for callback in missed:
+            self.run(callback)
+
     def kill(self) -> None:
         if self.alive:
+            self.frozen = None
             self.alive = self.serving = False
             self.cluster.disconnect_all(self)
             self.lose_unsynced()
@@ -224,6 +242,8 @@ class Store(MemoryKeyValue):
 
     def write(self, batch: Batch, *, sync: bool) -> None:
         self.host.step()
+        if sync and self.host.disk_fails:
+            faults.fatal(ExitCode.DISK, "store write failed", error=self.host.disk_fails)
         super().write(batch, sync=sync)
         self.host.step()
 
@@ -284,12 +304,17 @@ class OurHost(Host):
         self.store, self.witness = Store(self), MemoryWitness()
         Journal.create(self.store, self.witness, cluster_id="c", node=name, incarnation=name.encode().rjust(16))
         self.clock = NodeClock(cluster.loop, self.run)
+        self.syncer = MemorySyncer(self.clock, self._next_sync)
+
+    def _next_sync(self) -> float:
+        return self.sync_seconds()
 
     def start(self) -> None:
         self.life += 1
         self.kill_in, self.stopped, self.alive = None, None, True
         self.clock = NodeClock(self.cluster.loop, self.run)
         self.clock.wall_offset_us = self.wall_offset_us
+        self.syncer = MemorySyncer(self.clock, self._next_sync)
         self.run(self._build)
         if self.alive:
             self.cluster.spawn(self._begin(), self)
@@ -299,7 +324,9 @@ class OurHost(Host):
 
     def _build(self) -> None:
         self.transport = MemoryTransport(self)
-        journal = Journal.open(self.store, self.witness, cluster_id="c", node=self.name, memory_entries=64)
+        journal = Journal.open(
+            self.store, self.witness, cluster_id="c", node=self.name, memory_entries=64, syncer=self.syncer
+        )
         self.machine = Recorder(self)
         self.raft = Raft(
             me=self.name,
@@ -316,6 +343,7 @@ class OurHost(Host):
 
     def lose_unsynced(self) -> None:
         self.clock.kill()
+        self.syncer.crash(self.cluster.entropy)
         self.store.crash(self.cluster.entropy)
 
     def check_durable(self, message: Message) -> None:

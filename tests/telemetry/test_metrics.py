@@ -21,7 +21,8 @@ BRIEF = {
     "swoosh_wal_lag_records": (),
 }
 GAUGES = Gauges(
-    "leader", 3, 10, 8, 5, 12, False, True, 1, True, True, 0.5, {"n2": True, "n3": False}, {"n2": 0, "n3": 4}, 2
+    *("leader", 3, 10, 8, 5, 12, False, True, 1, True, True, 0.5),
+    *({"n2": True, "n3": False}, {"n2": 0, "n3": 4}, 2, 0.4, 1 << 30),
 )
 
 
