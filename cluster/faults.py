@@ -25,6 +25,8 @@ class ExitCode(IntEnum):
     """An assumption of ours does not hold (EX_SOFTWARE). Restart replays from disk; report it."""
     DAMAGED = 71
     """The store lost synced data or fails its checksums. docs/runbooks/node-will-not-start.md."""
+    ROLLED_BACK = 72
+    """The store is an older copy of itself: a backup or an image was put back under a member."""
     DIVERGED = 73
     """Committed history or replicated state contradicts that of the peers."""
     DISK = 74

@@ -36,6 +36,7 @@ from swoosh.errors import Corrupt, Malformed
 from swoosh.genesis import Genesis
 from swoosh.machine import Applied, Machine
 from swoosh.outcome import Code, Refused
+from swoosh.state import Members
 
 PULSE_SECONDS = 0.25
 CATCH_UP_SECONDS = 5.0
@@ -93,7 +94,7 @@ class Node:
         self._proposals = Proposals(config.node_id, self.machine, clock, self.spawn)
         self.raft = Raft(
             me=config.node_id,
-            members=genesis.nodes,
+            members=tuple(sorted(self.machine.registry.cluster.members.nodes)),
             journal=journal,
             transport=transport,
             machine=self,
@@ -104,6 +105,8 @@ class Node:
             applied=self.machine.position.index,
         )
         self._proposals.raft = self.raft
+        self._members = Members()
+        self._note_members()
 
     # --- life ---------------------------------------------------------------------------------------------------------
 
@@ -143,6 +146,9 @@ class Node:
 
     async def _catch_up(self) -> None:
         while not self._caught_up:
+            if self.raft.rejoining:
+                await self.clock.sleep(PULSE_SECONDS)
+                continue
             try:
                 await self.raft.caught_up(self.clock.monotonic() + CATCH_UP_SECONDS)
                 self._caught_up = True
@@ -173,9 +179,17 @@ class Node:
             faults.fatal(ExitCode.DAMAGED, str(error), index=index)
         self.store.commit(applied)
         faults.failpoint("applied")
+        self._note_members()
         for listener in self.on_applied:
             listener(applied)
         return applied
+
+    def _note_members(self) -> None:
+        """Tell consensus whose stores count, as of the entry applied last."""
+        members = self.machine.registry.cluster.members
+        if members is not self._members:
+            self._members = members
+            self.raft.accept({node: member.incarnation for node, member in members.nodes.items()})
 
     def stamp_of(self, payload: bytes) -> int:
         """The stamp in an entry, microseconds."""
@@ -196,7 +210,14 @@ class Node:
 
     async def _steward(self) -> None:
         boots_default = not self.insecure
-        steward = Steward(self.machine, self.clock, self._key, self._submit_here, boots_default=boots_default)
+        steward = Steward(
+            self.machine,
+            self.clock,
+            self._key,
+            self._submit_here,
+            boots_default=boots_default,
+            waiting=self.raft.waiting,
+        )
         self.on_applied.append(steward.on_applied)
         try:
             await steward.run()
@@ -301,7 +322,9 @@ class Node:
         reasons = []
         if self._stopping:
             reasons.append("shutting down")
-        if not self._caught_up:
+        if self.raft.rejoining:
+            reasons.append("its new store is not accepted yet: swoosh member replace " + self.config.node_id)
+        elif not self._caught_up:
             reasons.append("catching up with the leader's commit index")
         if self.age_s() > 2 * self.config.timing.election_max + 2 * PULSE_SECONDS:
             reasons.append("no majority heard")

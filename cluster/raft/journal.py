@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Callable
 from typing import overload
 
 import msgspec
@@ -38,6 +39,7 @@ MEMORY_BYTES = 64 << 20
 MEMORY_ENTRIES = 1 << 14
 
 RUNBOOK = "docs/runbooks/node-will-not-start.md"
+REJOIN = "swoosh serve --rejoin; docs/runbooks/damaged-store.md"
 
 _META_KEY = b"raft"
 _KEY = struct.Struct(">Q")
@@ -59,6 +61,10 @@ class Meta(msgspec.Struct, frozen=True, array_like=True):
     vote: str | None
     commit: int
     """A hint: at least this was committed. Written with whatever is synced next."""
+    rejoining: bool = False
+    """Made in place of a store that was lost: it promises nothing until the members have accepted it."""
+    rolled_back: bool = False
+    """Peers have seen more of this store than it holds. Never served again."""
 
 
 class Journal(pysyncobj.journal.Journal):
@@ -75,15 +81,30 @@ class Journal(pysyncobj.journal.Journal):
         self._tail_bytes = 0
         self._load()
         self._durable = self.last_index
+        self._kept: dict[bytes, Callable[[], bytes]] = {}
 
     # --- life ---------------------------------------------------------------------------------------------------------
 
     @classmethod
-    def create(cls, kv: KeyValue, witness: Witness, *, cluster_id: str, node: str, incarnation: bytes) -> None:
-        """Write the first record of a new store, synced, and the witness's first mark. Once in a store's life."""
+    def create(
+        cls,
+        kv: KeyValue,
+        witness: Witness,
+        *,
+        cluster_id: str,
+        node: str,
+        incarnation: bytes,
+        rejoining: bool = False,
+    ) -> None:
+        """Write the first record of a new store, synced, and the witness's first mark. Once in a store's life.
+
+        `rejoining` marks a store made in place of one that was lost.
+        """
         if kv.get(Family.META, _META_KEY) is not None or witness.read() is not None:
             faults.fatal(ExitCode.DAMAGED, "a journal or its witness exists here already", node=node)
-        meta = Meta(cluster_id, node, incarnation, boots=0, sequence=1, term=0, vote=None, commit=0)
+        meta = Meta(
+            cluster_id, node, incarnation, boots=0, sequence=1, term=0, vote=None, commit=0, rejoining=rejoining
+        )
         batch = Batch()
         batch.put(Family.META, _META_KEY, _encode_meta(meta))
         kv.write(batch, sync=True)
@@ -96,7 +117,8 @@ class Journal(pysyncobj.journal.Journal):
     ) -> Journal:
         """Open the journal of an existing store and count the boot, synced.
 
-        Stops the node when the store is not this node's (MISCONFIGURED) or not all there (DAMAGED).
+        Stops the node when the store is not this node's (MISCONFIGURED), not all there (DAMAGED), or was found to
+        be an older copy (ROLLED_BACK).
         """
         meta = _decode_meta(kv.get(Family.META, _META_KEY))
         if (meta.cluster_id, meta.node) != (cluster_id, node):
@@ -107,6 +129,8 @@ class Journal(pysyncobj.journal.Journal):
                 configured=f"{node}.{cluster_id}",
             )
         _check_witness(witness.read(), meta)
+        if meta.rolled_back:
+            faults.fatal(ExitCode.ROLLED_BACK, "this store was put back to an earlier state", next=REJOIN)
         journal = cls(kv, witness, msgspec.structs.replace(meta, boots=meta.boots + 1), memory_entries=memory_entries)
         journal._dirty = True
         journal.barrier()
@@ -141,12 +165,28 @@ class Journal(pysyncobj.journal.Journal):
         )
         batch, self._batch = self._batch, Batch()
         batch.put(Family.META, _META_KEY, _encode_meta(self._meta))
+        for key, document in self._kept.items():
+            batch.put(Family.META, key, _with_checksum(document()))
         self._kv.write(batch, sync=True)
         self._witness.write(Mark(self._meta.incarnation, self._meta.sequence))
         self._dirty = False
         self._durable = self.last_index
         self._trim()
         faults.failpoint("journal.barrier.after")
+
+    def sync(self) -> None:
+        """A barrier although nothing was added: something kept beside the log has changed."""
+        self._dirty = True
+        self.barrier()
+
+    def keep(self, key: bytes, document: Callable[[], bytes]) -> None:
+        """From now on, write this document with every barrier, as it then is."""
+        self._kept[key] = document
+
+    def kept(self, key: bytes) -> bytes | None:
+        """What the last barrier wrote; None if none did. Stops the node when it is damaged."""
+        raw = self._kv.get(Family.META, key)
+        return None if raw is None else _without_checksum(raw, key.decode())
 
     @property
     def durable_index(self) -> int:
@@ -292,6 +332,26 @@ class Journal(pysyncobj.journal.Journal):
         """Number of the last synced batch."""
         return self._meta.sequence
 
+    # --- a store in place of another ----------------------------------------------------------------------------------
+
+    @property
+    def rejoining(self) -> bool:
+        """This store was made in place of one that was lost, and is not accepted yet."""
+        return self._meta.rejoining
+
+    def end_rejoining(self) -> None:
+        """The members have accepted this store; durable when this returns."""
+        self._meta = msgspec.structs.replace(self._meta, rejoining=False)
+        self.sync()
+
+    def must_hold(self, incarnation: str, sequence: int) -> None:
+        """A peer has seen this store sync batch `sequence`. If it is not there any more, note so for good, and stop."""
+        if incarnation == self.incarnation.hex() and sequence > self.sequence:
+            facts = {"store": self.sequence, "seen": sequence, "next": REJOIN}
+            self._meta = msgspec.structs.replace(self._meta, rolled_back=True)
+            self.sync()
+            faults.fatal(ExitCode.ROLLED_BACK, "this store was put back to an earlier state", **facts)
+
     # --- memory -------------------------------------------------------------------------------------------------------
 
     def _append(self, entry: Entry) -> None:
@@ -327,16 +387,23 @@ def _check_witness(mark: Mark | None, meta: Meta) -> None:
 
 
 def _encode_meta(meta: Meta) -> bytes:
-    body = msgspec.msgpack.encode(meta)
-    return zlib.crc32(body).to_bytes(4) + body
+    return _with_checksum(msgspec.msgpack.encode(meta))
 
 
 def _decode_meta(raw: bytes | None) -> Meta:
     if raw is None:
         faults.fatal(ExitCode.DAMAGED, "the store holds no term and vote", next=RUNBOOK)
+    return msgspec.msgpack.decode(_without_checksum(raw, "term and vote"), type=Meta)
+
+
+def _with_checksum(body: bytes) -> bytes:
+    return zlib.crc32(body).to_bytes(4) + body
+
+
+def _without_checksum(raw: bytes, what: str) -> bytes:
     if zlib.crc32(raw[4:]).to_bytes(4) != raw[:4]:
-        faults.fatal(ExitCode.DAMAGED, "term and vote fail their checksum", next=RUNBOOK)
-    return msgspec.msgpack.decode(raw[4:], type=Meta)
+        faults.fatal(ExitCode.DAMAGED, f"{what}: the checksum fails", next=RUNBOOK)
+    return raw[4:]
 
 
 def _checksum(index: int, term: int, command: bytes) -> int:
