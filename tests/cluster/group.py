@@ -45,8 +45,16 @@ class NodeHost(OurHost):
 
     def __init__(self, cluster: Cluster, name: str) -> None:
         super().__init__(cluster, name)
-        people = self.cluster.people
-        StateStore.create(self.store, genesis.initial_rows(people.genesis, people.chart), ORIGIN, {})
+        self.beginning = self.cluster.people.genesis
+        self._fill()
+
+    def _fill(self) -> None:
+        """The state before the first entry."""
+        StateStore.create(self.store, genesis.initial_rows(self.beginning, self.cluster.people.chart), ORIGIN, {})
+
+    def wipe(self, *, rejoining: bool = True) -> None:
+        super().wipe(rejoining=rejoining)
+        self._fill()
 
     def _begin(self) -> Coroutine[Any, Any, None]:
         return self.node.start()
