@@ -13,7 +13,8 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from enum import IntEnum
 from typing import NoReturn
 
@@ -36,6 +37,14 @@ class ExitCode(IntEnum):
 
 
 Stop = Callable[[ExitCode, str, dict[str, object]], None]
+
+
+class Stopped(BaseException):
+    """What `fatal` raises where nothing is served yet; see `raised`."""
+
+    def __init__(self, code: ExitCode, reason: str, facts: dict[str, object]) -> None:
+        super().__init__(code, reason, facts)
+        self.code, self.reason, self.facts = code, reason, facts
 
 
 def _end_process(code: ExitCode, reason: str, facts: dict[str, object]) -> None:
@@ -62,6 +71,21 @@ def set_stop(stop: Stop | None) -> None:
     """Replace how `fatal` stops (tests and the simulator raise a BaseException of their own); None restores it."""
     global _stop  # noqa: PLW0603
     _stop = _end_process if stop is None else stop
+
+
+@contextmanager
+def raised() -> Iterator[None]:
+    """While a store is only looked at, before anything is served: `fatal` raises Stopped."""
+
+    def stop(code: ExitCode, reason: str, facts: dict[str, object]) -> None:
+        raise Stopped(code, reason, facts)
+
+    global _stop  # noqa: PLW0603
+    outer, _stop = _stop, stop
+    try:
+        yield
+    finally:
+        _stop = outer
 
 
 def failpoint(name: str) -> None:

@@ -203,7 +203,7 @@ class Raft:
         self._clock, self._timing, self._identity = clock, timing, identity
         self._applied_at_start = applied
         self._seen: tuple[Role, int, str | None] = (Role.FOLLOWER, journal.getCurrentTerm(), None)
-        if not journal.first_index <= max(applied, 1) <= max(journal.last_index, 1):
+        if not journal.reaches(applied):
             log = (journal.first_index, journal.last_index)
             faults.fatal(ExitCode.DAMAGED, "the log does not reach the state", log=log, applied=applied)
         self._core = Replica(
@@ -421,7 +421,7 @@ class Raft:
             theirs, ours = getattr(hello, name), getattr(self._identity, name)
             if theirs != ours:
                 return f"{name} differs: {peer_id} has {theirs}, we have {ours}"
-        self._guard.hear(hello.seen)
+        self._guard.hear(peer_id, hello.seen)
         if lost := self._members.lost(peer_id, hello.incarnation, hello.barrier_seq):
             return f"the store of {peer_id} has lost {lost} synced batches; it can only come back with --rejoin"
         return None

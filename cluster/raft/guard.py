@@ -152,7 +152,7 @@ class Guard:
 
     def _note_stores(self, peer: str, message: Message) -> None:
         """What the message says of its sender's store, and of the others'."""
-        self.hear(message.get("seen", {}))
+        self.hear(peer, message.get("seen", {}))
         linked = self._members.linked(peer)
         if linked is None or "b" not in message:
             return
@@ -160,10 +160,10 @@ class Guard:
             raise Refused(f"its store has lost {lost} synced batches")
         self._members.note(peer, linked.incarnation, message["b"])
 
-    def hear(self, seen: Seen) -> None:
+    def hear(self, peer: str, seen: Seen) -> None:
         """What a peer knows of every member's store. Stops this node if it knows more of ours than there is."""
         self._journal.must_hold(*seen.get(self._me, ("", 0)))
-        if self._members.hear(seen):
+        if self._members.hear(peer, seen):
             self._journal.sync()
 
     def _append_entries(self, peer: str, message: Message) -> Message | None:

@@ -120,6 +120,16 @@ class Journal(pysyncobj.journal.Journal):
         Stops the node when the store is not this node's (MISCONFIGURED), not all there (DAMAGED), or was found to
         be an older copy (ROLLED_BACK).
         """
+        journal = cls.examine(kv, witness, cluster_id=cluster_id, node=node, memory_entries=memory_entries)
+        journal._meta = msgspec.structs.replace(journal._meta, boots=journal._meta.boots + 1)
+        journal.sync()
+        return journal
+
+    @classmethod
+    def examine(
+        cls, kv: KeyValue, witness: Witness, *, cluster_id: str, node: str, memory_entries: int = MEMORY_ENTRIES
+    ) -> Journal:
+        """As `open`, and refuses as it does, but writes nothing."""
         meta = _decode_meta(kv.get(Family.META, _META_KEY))
         if (meta.cluster_id, meta.node) != (cluster_id, node):
             faults.fatal(
@@ -131,10 +141,7 @@ class Journal(pysyncobj.journal.Journal):
         _check_witness(witness.read(), meta)
         if meta.rolled_back:
             faults.fatal(ExitCode.ROLLED_BACK, "this store was put back to an earlier state", next=REJOIN)
-        journal = cls(kv, witness, msgspec.structs.replace(meta, boots=meta.boots + 1), memory_entries=memory_entries)
-        journal._dirty = True
-        journal.barrier()
-        return journal
+        return cls(kv, witness, meta, memory_entries=memory_entries)
 
     def close(self) -> None:
         """Make everything durable, the witness too. The store itself is closed by who opened it."""
@@ -211,6 +218,10 @@ class Journal(pysyncobj.journal.Journal):
     def commit(self) -> int:
         """The highest commit index ever seen, whatever the core's own has moved back to."""
         return self._commit
+
+    def reaches(self, applied: int) -> bool:
+        """Whether the log goes on from a state that holds every entry up to `applied`."""
+        return self.first_index <= max(applied, 1) <= max(self.last_index, 1)
 
     def entry(self, index: int) -> Entry:
         """The entry at `index`. Raises IndexError outside first..last."""

@@ -66,11 +66,14 @@ class Members:
         """What to tell the others."""
         return {me: own, **self._known}
 
-    def hear(self, seen: Seen) -> bool:
-        """What another knows. True if a store counts from now on, which must be synced before it does."""
+    def hear(self, sender: str, seen: Seen) -> bool:
+        """What another knows. True if a store counts from now on, which must be synced before it does.
+
+        Nobody vouches for himself here: whether the sender's own store may count is for `link` to say.
+        """
         pinned = False
         for peer, (incarnation, sequence) in seen.items():
-            pinned |= self._pin(peer, incarnation)
+            pinned |= peer != sender and self._pin(peer, incarnation)
             self.note(peer, incarnation, sequence)
         return pinned
 

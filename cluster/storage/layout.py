@@ -5,6 +5,7 @@
 | META      | `applied`                                | index, term, stamp (µs), ms and counter of the newest HLC  |
 | META      | `genesis`                                | the genesis document, canonical                            |
 | META      | `raft`                                   | term, vote, incarnation (cluster/raft/journal.py)          |
+| META      | `members`                                | what is known of the peers' stores (cluster/raft/members.py) |
 | LOG       | index                                    | an entry (cluster/raft/journal.py)                         |
 | HEAD      | project                                  | the head row of a project: hashes of state and chains      |
 | PROJECT   | project `NUL` region                     | a region, its collections left out                         |
@@ -20,7 +21,7 @@
 
 Integers in keys are 8 bytes, big-endian, so that keys sort as numbers do. `NUL` is in no project id, region, kind or
 idempotency key, and sorts below all that is, so a project's rows lie together and projects lie in the order of their
-ids. Everything here but META's `raft` and LOG is written by `Store` alone.
+ids. Everything here but META's `raft` and `members`, and LOG, is written by `Store` alone.
 
 This module must never read or write: it turns names into keys and back.
 """

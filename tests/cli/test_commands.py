@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from cluster import config
+from cluster import config, faults
 from cluster.cli import main
 from cluster.cli.inspect import Survey, Verdict, print_status
 from cluster.storage.kv import RocksKeyValue
@@ -127,6 +127,22 @@ def test_windows_of_another_form_are_refused(tmp_path: Path, windows: str) -> No
     done = swoosh("init", tmp_path / "c", "--windows", windows)
     assert done.exit_code == 2
     assert not (tmp_path / "c").exists()
+
+
+@pytest.mark.parametrize("size", ["0", "2", "4", "6"])
+def test_a_group_has_one_three_or_five_members(tmp_path: Path, size: str) -> None:
+    done = swoosh("init", tmp_path / "c", "--nodes", size)
+    assert done.exit_code == 2
+    assert not (tmp_path / "c").exists()
+
+
+def test_a_group_of_one_cannot_rejoin_itself(tmp_path: Path) -> None:
+    assert swoosh("init", tmp_path / "c", "--nodes", "1").exit_code == 0
+    with faults.raised(), pytest.raises(faults.Stopped) as stop:
+        config_path = tmp_path / "c" / "node-1" / "swoosh.toml"
+        CliRunner().invoke(main, ["serve", "--config", str(config_path), "--rejoin", "--yes"])
+    assert stop.value.code is faults.ExitCode.MISCONFIGURED
+    assert not list((tmp_path / "c" / "node-1").glob("*.damaged-*"))
 
 
 def test_serve_never_makes_a_store(tmp_path: Path) -> None:

@@ -179,6 +179,19 @@ def test_the_acceptance_survives_a_restart_of_everybody() -> None:
         assert leader.raft._members.counts(wiped.name)
 
 
+def test_a_rejoining_store_is_not_accepted_for_being_the_first_one_seen() -> None:
+    """Nobody had met this member before its disk was lost."""
+    with Cluster(88, latency=QUICK) as group:
+        stranger = group.ours("n2")
+        wipe(stranger)
+        group.elected()
+        stranger.start()
+        group.run(2.0)
+        for name in ("n0", "n1"):
+            assert group.ours(name).raft.waiting() == {"n2": stranger.journal.incarnation.hex()}
+            assert not group.ours(name).raft._members.counts("n2")
+
+
 def test_a_restart_does_not_make_a_rejoining_node_a_member() -> None:
     with Cluster(81, latency=QUICK) as group:
         leader = group.elected()
@@ -360,6 +373,24 @@ def test_those_who_never_heard_from_it_know_from_the_leader_how_far_it_was() -> 
         victim.start()
         group.run(2.0)
         assert victim.stopped is not None and victim.stopped.code is ExitCode.ROLLED_BACK
+
+
+def test_a_node_that_does_not_stop_is_shown_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Cluster(97, latency=QUICK) as group:
+        leader = group.elected()
+        victim = group.others(leader)[0]
+        assert isinstance(leader, OurHost) and isinstance(victim, OurHost)
+        saved = image(victim)
+        for number in range(10):
+            leader.propose(b"p%d" % number)
+            group.run(0.1)
+        monkeypatch.setattr(Journal, "must_hold", lambda self, incarnation, sequence: None)
+        put_back(victim, saved)
+        victim.start()
+        group.run(3.0)
+        assert victim.alive and not victim.links
+        refusal = leader.hellos[victim.name][1]
+        assert refusal is not None and "has lost" in refusal and "--rejoin" in refusal
 
 
 def test_a_restart_is_no_rollback() -> None:
