@@ -86,12 +86,12 @@ def serve(path: Path, rejoin: bool, yes: bool) -> None:
     if genesis.insecure:
         _log.warning("INSECURE: this cluster accepts unsigned proposals; never for production")
     if rejoin:
-        _replace_store(settings, genesis, chart, confirmed=yes)
+        replace_store(settings, genesis, chart, confirmed=yes)
     with asyncio.Runner(loop_factory=_fastest_loop()) as runner:
         runner.run(run(settings, genesis, chart, clock, SystemEntropy()))
 
 
-def _replace_store(settings: Config, genesis: Genesis, chart: Chart, *, confirmed: bool) -> None:
+def replace_store(settings: Config, genesis: Genesis, chart: Chart, *, confirmed: bool) -> None:
     """A new store in place of one that cannot be used; a store that is on its way back already is left alone."""
     if len(genesis.nodes) == 1:
         faults.fatal(ExitCode.MISCONFIGURED, "in a group of one there is nobody to rejoin", next=RUNBOOK)

@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 from cluster import config, faults
 from cluster.cli import main
 from cluster.cli.inspect import Survey, Verdict, print_status
+from cluster.cli.serve import replace_store
 from cluster.storage.kv import RocksKeyValue
 from cluster.storage.store import ORIGIN, Store
 from cluster.storage.witness import FileWitness
@@ -138,9 +139,9 @@ def test_a_group_has_one_three_or_five_members(tmp_path: Path, size: str) -> Non
 
 def test_a_group_of_one_cannot_rejoin_itself(tmp_path: Path) -> None:
     assert swoosh("init", tmp_path / "c", "--nodes", "1").exit_code == 0
+    settings = config.load(tmp_path / "c" / "node-1" / "swoosh.toml", {})
     with faults.raised(), pytest.raises(faults.Stopped) as stop:
-        config_path = tmp_path / "c" / "node-1" / "swoosh.toml"
-        CliRunner().invoke(main, ["serve", "--config", str(config_path), "--rejoin", "--yes"])
+        replace_store(settings, settings.genesis(), config.packaged_chart(), confirmed=True)
     assert stop.value.code is faults.ExitCode.MISCONFIGURED
     assert not list((tmp_path / "c" / "node-1").glob("*.damaged-*"))
 

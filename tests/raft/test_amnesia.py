@@ -12,7 +12,7 @@ from collections.abc import Callable
 import pytest
 
 from cluster.faults import ExitCode
-from cluster.raft.driver import Role
+from cluster.raft.driver import NoQuorum, Role
 from cluster.raft.guard import ELECTIONS
 from cluster.raft.journal import Journal
 from cluster.raft.members import Members
@@ -262,6 +262,9 @@ def test_a_store_of_nobody_is_sent_entries_and_counts_for_nothing() -> None:
         fresh.start()
         other.kill()
         group.run(0.2)
+        assert leader.is_leader(), "it has not noticed yet"
+        with pytest.raises(NoQuorum):
+            group.wait(leader.raft.read_index(leader.clock.monotonic() + 0.3))
         leader.propose(b"w", at_once=True)
         group.run(10.0)
         assert b"w" not in group.acknowledged()
@@ -309,6 +312,28 @@ def test_a_rejoining_node_confirms_no_read_and_gives_no_pre_vote() -> None:
             wiped.raft.after_messages()
         assert not said
         assert wiped.term() == term
+
+
+def test_a_rejoining_node_does_not_campaign() -> None:
+    with Cluster(87, latency=QUICK) as group:
+        leader = group.elected()
+        wiped, other = group.others(leader)
+        assert isinstance(wiped, OurHost)
+        wipe(wiped)
+        wiped.start()
+        group.run(0.5)
+        group.cut(leader.name, wiped.name)
+        said: set[str] = set()
+        transmit = group.transmit
+
+        def listen(source: str, target: str, message: Message) -> None:
+            said.update([message["type"]] if source == wiped.name else [])
+            transmit(source, target, message)
+
+        group.transmit = listen  # type: ignore[method-assign]
+        group.run(5.0)
+        assert wiped.links == {other.name}
+        assert said and not said & ELECTIONS
 
 
 # --- put back to an earlier state -------------------------------------------------------------------------------------
