@@ -76,12 +76,13 @@ class LiveCluster:
         """Process ids of the running nodes."""
         return [self._running[node].pid for node in self.running]
 
-    def start(self, *nodes: str, environment: Mapping[str, str] | None = None) -> None:
-        """Start these nodes, or all, with further variables. They are not ready when this returns."""
+    def start(self, *nodes: str, environment: Mapping[str, str] | None = None, options: Sequence[str] = ()) -> None:
+        """Start these nodes, or all, with further variables and options of serve. They are not ready when this
+        returns."""
         variables = os.environ | dict(environment or {})
         for node in nodes or self.nodes:
             with self.log(node).open("ab") as log:
-                command = [*_SWOOSH, "serve", "--config", str(self._configs[node])]
+                command = [*_SWOOSH, "serve", "--config", str(self._configs[node]), *options]
                 self._running[node] = subprocess.Popen(
                     command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=variables
                 )

@@ -51,13 +51,25 @@ class PeerHttp:
         Raises:
             Unreachable: there was no whole reply.
         """
+        return await self._ask("POST", peer, path, body)
+
+    async def get(self, peer: str, path: str) -> tuple[int, bytes]:
+        """Status and body of a member's reply.
+
+        Raises:
+            Unreachable: there was no whole reply.
+        """
+        return await self._ask("GET", peer, path, None)
+
+    async def _ask(self, method: str, peer: str, path: str, body: AsyncIterable[bytes] | None) -> tuple[int, bytes]:
         if self._session.closed:
             raise Unreachable("this node is shutting down")
         if peer not in self._addresses:
             raise Unreachable(f"{peer} is no member with an address here")
         host, port = self._addresses[peer]
         try:
-            async with self._session.post(
+            async with self._session.request(
+                method,
                 f"https://{host}:{port}{path}",
                 data=body,
                 headers={"Content-Type": "application/msgpack"},

@@ -16,7 +16,8 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from enum import IntEnum
 from typing import NoReturn
 
@@ -28,6 +29,8 @@ class ExitCode(IntEnum):
     """An assumption of ours does not hold (EX_SOFTWARE). Restart replays from disk; report it."""
     DAMAGED = 71
     """The store lost synced data or fails its checksums. docs/runbooks/node-will-not-start.md."""
+    ROLLED_BACK = 72
+    """The store is an older copy of itself: a backup or an image was put back under a member."""
     DIVERGED = 73
     """Committed history or replicated state contradicts that of the peers."""
     DISK = 74
@@ -38,6 +41,14 @@ class ExitCode(IntEnum):
 
 Stop = Callable[[ExitCode, str, dict[str, object]], None]
 Restart = Callable[[str, dict[str, object]], None]
+
+
+class Stopped(BaseException):
+    """What `fatal` raises where nothing is served yet; see `raised`."""
+
+    def __init__(self, code: ExitCode, reason: str, facts: dict[str, object]) -> None:
+        super().__init__(code, reason, facts)
+        self.code, self.reason, self.facts = code, reason, facts
 
 
 def _end_process(code: ExitCode, reason: str, facts: dict[str, object]) -> None:
@@ -91,6 +102,21 @@ def set_restart(replace: Restart | None) -> None:
     """Replace how `restart` restarts (tests and the simulator raise a BaseException of their own); None restores it."""
     global _restart  # noqa: PLW0603
     _restart = _replace_process if replace is None else replace
+
+
+@contextmanager
+def raised() -> Iterator[None]:
+    """While a store is only looked at, before anything is served: `fatal` raises Stopped."""
+
+    def stop(code: ExitCode, reason: str, facts: dict[str, object]) -> None:
+        raise Stopped(code, reason, facts)
+
+    global _stop  # noqa: PLW0603
+    outer, _stop = _stop, stop
+    try:
+        yield
+    finally:
+        _stop = outer
 
 
 def failpoint(name: str) -> None:

@@ -43,6 +43,7 @@ from swoosh.errors import Corrupt, Malformed
 from swoosh.genesis import Genesis
 from swoosh.machine import Applied, Machine
 from swoosh.outcome import Code, Refused
+from swoosh.state import Members
 
 PULSE_SECONDS = 0.25
 CATCH_UP_SECONDS = 5.0
@@ -109,7 +110,7 @@ class Node:
         self._proposals = Proposals(config.node_id, self.machine, clock, self.spawn)
         self.raft = Raft(
             me=config.node_id,
-            members=genesis.nodes,
+            members=tuple(sorted(self.machine.registry.cluster.members.nodes)),
             journal=journal,
             transport=transport,
             machine=self,
@@ -143,6 +144,8 @@ class Node:
         )
         self._notes: deque[tuple[Refused, int, str]] = deque(maxlen=NOTES_HELD)
         snapshots.may_write = lambda: self.raft.stalled_s is None
+        self._members = Members()
+        self._note_members()
 
     # --- life ---------------------------------------------------------------------------------------------------------
 
@@ -203,6 +206,9 @@ class Node:
 
     async def _catch_up(self) -> None:
         while not self._caught_up:
+            if self.raft.rejoining:
+                await self.clock.sleep(PULSE_SECONDS)
+                continue
             try:
                 await self.raft.caught_up(self.clock.monotonic() + CATCH_UP_SECONDS)
                 self._caught_up = True
@@ -248,9 +254,17 @@ class Node:
         faults.failpoint("applied")
         self.checkpoints.on_applied(applied)
         self._check_support()
+        self._note_members()
         for listener in self.on_applied:
             listener(applied)
         return applied
+
+    def _note_members(self) -> None:
+        """Tell consensus whose stores count, as of the entry applied last."""
+        members = self.machine.registry.cluster.members
+        if members is not self._members:
+            self._members = members
+            self.raft.accept({node: member.incarnation for node, member in members.nodes.items()})
 
     def stamp_of(self, payload: bytes) -> int:
         """The stamp in an entry, microseconds."""
@@ -285,7 +299,14 @@ class Node:
 
     async def _steward(self) -> None:
         boots_default = not self.insecure
-        steward = Steward(self.machine, self.clock, self._key, self._submit_here, boots_default=boots_default)
+        steward = Steward(
+            self.machine,
+            self.clock,
+            self._key,
+            self._submit_here,
+            boots_default=boots_default,
+            waiting=self.raft.waiting,
+        )
         self.on_applied.append(steward.on_applied)
         try:
             await steward.run()
@@ -417,7 +438,9 @@ class Node:
             reasons.append(self.raft.suspended)
         if self.installer.progress is not None:
             reasons.append("installing a snapshot")
-        if not self._caught_up:
+        if self.raft.rejoining:
+            reasons.append("its new store is not accepted yet: swoosh member replace " + self.config.node_id)
+        elif not self._caught_up:
             reasons.append("catching up with the leader's commit index")
         if self.disk.is_stalled:
             reasons.append(self.disk.trouble or "")

@@ -128,7 +128,7 @@ class Scrubber:
             start = page[-1][0] + b"\0"
 
     def _check(self, family: Family, key: bytes, row: bytes) -> None:
-        if family is Family.LOG or (family is Family.META and key == layout.RAFT):
+        if family is Family.LOG or (family is Family.META and key in layout.JOURNALED):
             journal.check_row(family, key, row)
             return
         data = self._store.check_row(family, key, row)

@@ -9,7 +9,7 @@ only what changes something.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from cluster.answers import Answer
@@ -86,6 +86,7 @@ class Steward:
 
     Args:
         submit: ``(items, deadline)`` to the queue of this leader.
+        waiting: {member: incarnation} of the new stores that ask to be accepted in place of lost ones.
     """
 
     def __init__(
@@ -96,12 +97,14 @@ class Steward:
         submit: Callable[[Sequence[Item], float], Awaitable[list[Answer]]],
         *,
         boots_default: bool,
+        waiting: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
         self._machine = machine
         self._clock = clock
         self._key = key
         self._submit = submit
         self._boots_default = boots_default
+        self._waiting = waiting
         self._moved: dict[str, None] = {}
         self._sweep_from = ""
 
@@ -144,7 +147,11 @@ class Steward:
     def _due(self, project_id: str) -> Iterator[Item]:
         """What committed state would accept now. One item per project and round: the next rests on a new state."""
         project = self._machine.project(project_id)
-        if project is None or not isinstance(project.regions, ProjectRegions):
+        if project is None:
+            return
+        if not isinstance(project.regions, ProjectRegions):
+            for node, incarnation in sorted(self._waiting().items()):
+                yield from self._if_accepted(project, "MEMBER_REJOINED", {"node": node, "incarnation": incarnation})
             return
         seen = self._seen(project_id, project.regions)
         for duty in DUTIES:

@@ -26,7 +26,8 @@ from swoosh.settings import fault
 from swoosh.state import ClusterRegions, Project, ProjectRegions, Row
 
 NONCE_BYTES = 32
-NODES_MAX = 5
+SIZES = (1, 3, 5)
+"""How many members a group has: one more would not let one more fail."""
 _CLUSTER_ID_DIGITS = 32
 _LABEL_MAX = 63
 _LABEL = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-")
@@ -139,8 +140,8 @@ def _default_regions(genesis: Genesis, chart: Chart) -> ProjectRegions:
 def _faults(genesis: Genesis) -> Iterator[str]:
     if not is_hex(genesis.nonce, 2 * NONCE_BYTES):
         yield f"nonce: expected {2 * NONCE_BYTES} hex digits"
-    if not 1 <= len(genesis.nodes) <= NODES_MAX:
-        yield f"nodes: expected 1 to {NODES_MAX}"
+    if len(genesis.nodes) not in SIZES:
+        yield f"nodes: expected 1, 3 or 5, found {len(genesis.nodes)}"
     for node in genesis.nodes:
         if not _is_label(node) or genesis.nodes.count(node) > 1:
             yield f"nodes: {node[:80]!r} is not 1 to {_LABEL_MAX} of a-z, 0-9 and inner hyphens, or is listed twice"

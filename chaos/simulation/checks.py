@@ -115,7 +115,8 @@ class Checks:
             return
         document = msgspec.json.decode(reply.body)
         for outcome in document.get("outcomes", [document]):
-            if "dry_run" not in outcome and outcome.get("state_post_hash") and outcome.get("index"):
+            is_new = not outcome.get("duplicate") and "dry_run" not in outcome
+            if is_new and outcome.get("state_post_hash") and outcome.get("index"):
                 self._acknowledged(life, outcome)
 
     def _acknowledged(self, life: Life, outcome: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextvars import ContextVar
+from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,13 +30,14 @@ from cluster.node import Node
 from cluster.raft import install
 from cluster.raft.driver import Raft
 from cluster.raft.journal import Journal
+from cluster.raft.wire import Hello
 from cluster.storage.donor import Donor
 from cluster.storage.incoming import MemoryPlace
-from cluster.storage.kv import Batch, KeyValue, MemoryKeyValue
+from cluster.storage.kv import Batch, Family, KeyValue, MemoryKeyValue
 from cluster.storage.snapshots import MemoryShelf, Snapshots
 from cluster.storage.store import ORIGIN, Store
 from cluster.storage.syncer import MemorySyncer
-from cluster.storage.witness import MemoryWitness
+from cluster.storage.witness import Mark, MemoryWitness
 from cluster.telemetry.metrics import Metrics
 from cluster.tls import PeerName
 from swoosh import genesis as genesis_document
@@ -72,8 +74,7 @@ class Host:
 
     def __init__(self, world: World, name: str) -> None:
         self.world, self.name = world, name
-        self.place = MemoryPlace(lambda: Disk(self), self._examine)
-        self.witness, self.shelf = MemoryWitness(), MemoryShelf()
+        self.stores = 0
         self.lives = 0
         self.life: Life | None = None
         self.stopped: tuple[ExitCode, str, dict[str, object]] | None = None
@@ -81,16 +82,62 @@ class Host:
         self.wall_offset_us = 0
         self.full = self.sync_fails = False
         self.sync_seconds = 0.0
-        documents = {"genesis": genesis_document.encode(world.genesis)}
-        Store.create(self.kv, genesis_document.initial_rows(world.genesis, world.chart), ORIGIN, documents)
-        Journal.create(
-            self.kv, self.witness, cluster_id=world.cluster_id, node=name, incarnation=name.encode().rjust(16)
-        )
+        self.damaged = False
+        """What it once promised may be gone: whatever it says counts for nothing, until a new store is accepted."""
+        self.backup: tuple[MemoryKeyValue, Mark | None, MemoryShelf] | None = None
+        self.new_store(rejoining=False)
 
     @property
     def kv(self) -> MemoryKeyValue:
         """The store in use; an install puts another in its place."""
         return self.place.store
+
+    def new_store(self, *, rejoining: bool) -> None:
+        """As `swoosh init` makes the first, and `swoosh serve --rejoin` another in its place."""
+        self.stores += 1
+        world = self.world
+        self.place = MemoryPlace(lambda: Disk(self), self._examine)
+        self.witness, self.shelf = MemoryWitness(), MemoryShelf()
+        documents = {"genesis": genesis_document.encode(world.genesis)}
+        Store.create(self.kv, genesis_document.initial_rows(world.genesis, world.chart), ORIGIN, documents)
+        Journal.create(
+            self.kv,
+            self.witness,
+            cluster_id=world.cluster_id,
+            node=self.name,
+            incarnation=f"{self.name}/{self.stores}".encode().rjust(16),
+            rejoining=rejoining,
+        )
+
+    def back_up(self) -> None:
+        """Copy the disk, as a snapshot of the machine under the node would."""
+        kv = Disk(self)
+        kv.load(self.kv.dump())
+        self.backup = (kv, self.witness.read(), deepcopy(self.shelf))
+
+    def put_back(self) -> None:
+        """The machine is reset to its copy, witness and all."""
+        if self.backup is not None:
+            kv, mark, shelf = self.backup
+            self.place = MemoryPlace(lambda: Disk(self), self._examine)
+            self.place.store = kv
+            self.witness, self.shelf, self.backup = MemoryWitness(), shelf, None
+            if mark is not None:
+                self.witness.write(mark)
+
+    def flip_a_bit(self, family: Family, draw: float) -> bool:
+        """Damage one row of what is on the disk; False where there is none."""
+        rows = list(self.kv.iterate(family))
+        if not rows:
+            return False
+        key, value = rows[int(draw * len(rows))]
+        bit = int(draw * 1e9) % (8 * len(value))
+        damaged = bytearray(value)
+        damaged[bit // 8] ^= 1 << bit % 8
+        batch = Batch()
+        batch.put(family, key, bytes(damaged))
+        self.kv.write(batch, sync=True)
+        return True
 
     def _examine(self, store: KeyValue, manifest: Manifest) -> str | None:
         report = verify.examine_state(store, self.world.chart, manifest)
@@ -178,6 +225,7 @@ class Life(Station):
         self.tasks: set[asyncio.Task[Any]] = set()
         self._wires: set[web.Wire] = set()
         self._held: list[Callable[[], object]] = []
+        self._hellos: dict[str, Hello] = {}
 
     # --- beginning and end --------------------------------------------------------------------------------------------
 
@@ -315,14 +363,17 @@ class Life(Station):
     # --- members ------------------------------------------------------------------------------------------------------
 
     def greet(self, peer: Station) -> str | None:
-        answer: list[str | None] = ["not ready"]
         assert isinstance(peer, Life)
-        if self.transport.started and peer.transport.started and not self.frozen:
-            self.run(lambda: answer.__setitem__(0, self.raft.on_hello(peer.name, peer.raft.local_hello())))
+        if not (self.transport.started and peer.transport.started) or self.frozen:
+            return "not ready"
+        answer: list[str | None] = ["ended"]
+        hello = self._hellos[peer.name] = peer.raft.local_hello()
+        self.run(lambda: answer.__setitem__(0, self.raft.on_hello(peer.name, hello)))
         return answer[0]
 
     def connected(self, peer: str) -> None:
-        self._when_awake(lambda: self.raft.on_connected(peer))
+        hello = self._hellos[peer]
+        self._when_awake(lambda: self.raft.on_connected(peer, hello))
 
     def disconnected(self, peer: str) -> None:
         self._when_awake(lambda: self.raft.on_disconnected(peer))

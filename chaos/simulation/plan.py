@@ -16,6 +16,8 @@ from typing import Any
 import msgspec
 import yaml
 
+from cluster.storage.kv import Family
+
 SECONDS = 20.0
 CALLS_A_SECOND = (2.0, 8.0)
 PROJECTS = 3
@@ -179,6 +181,25 @@ def _slow_disks(draft: Draft) -> None:
         draft.add("slow_disk", draft.node(), draft.between(0.2, 4.0), sync=sync)
 
 
+def _lost_disks(draft: Draft) -> None:
+    for _ in draft.times(1, 3):
+        draft.add("wipe", draft.node(), draft.between(0.1, 3.0))
+
+
+def _old_disks(draft: Draft) -> None:
+    """A copy is taken, and put back some time later."""
+    for _ in draft.times(1, 2):
+        node, at = draft.chance.choice(draft.names), draft.between(0.0, SECONDS / 2)
+        draft.add("back_up", node, at=at)
+        draft.add("put_back", node, draft.between(0.5, 3.0), at=at + draft.between(0.0, SECONDS / 2))
+
+
+def _flipped_bits(draft: Draft) -> None:
+    for _ in draft.times(1, 3):
+        family = draft.chance.choice([family.value for family in Family])
+        draft.add("flip", draft.node(), draft.between(0.5, 5.0), family=family)
+
+
 def _hand_overs(draft: Draft) -> None:
     for _ in draft.times(1, 5):
         draft.add("hand_over")
@@ -202,6 +223,9 @@ KINDS: dict[str, Callable[[Draft], None]] = {
     "clocks": _clocks,
     "bad disks": _bad_disks,
     "slow disks": _slow_disks,
+    "lost disks": _lost_disks,
+    "old disks": _old_disks,
+    "flipped bits": _flipped_bits,
     "hand overs": _hand_overs,
     "snapshots": _snapshots,
 }

@@ -42,6 +42,7 @@ from cluster.raft import seams
 from cluster.raft.driver import Identity, NoQuorum, NotLeader
 from cluster.raft.replica import Timing
 from cluster.raft.retention import Keep
+from cluster.storage.kv import Family
 from cluster.tls import Credentials, PeerContext
 from swoosh import genesis as genesis_document
 from swoosh.client import Key
@@ -59,6 +60,8 @@ EVENTS_KEPT = 200
 GLANCE_SECONDS = 0.05
 STOPS_EXPECTED = frozenset({ExitCode.DISK})
 """Codes with which a node may end itself under the faults a plan holds. Any other is a violation."""
+STOPS_OF_DAMAGED = frozenset({ExitCode.DAMAGED, ExitCode.ROLLED_BACK, ExitCode.DIVERGED})
+"""And those with which a node does whose disk was damaged."""
 
 
 class Result(msgspec.Struct, frozen=True):
@@ -194,6 +197,8 @@ class World:
             due.cancel()
         self.network.heal()
         for host in self.hosts.values():
+            if host.damaged and not (host.life is not None and host.life.listening and host.life.raft.rejoining):
+                self._rejoin(host)
             host.full = host.sync_fails = False
             host.sync_seconds = 0.0
             host.set_wall_offset(0)
@@ -343,6 +348,53 @@ class World:
         host.full = True
         self._later(step.seconds, lambda: self._mend(host))
 
+    # Disks that forget. Never more of them at a time than the cluster promises to bear.
+
+    def _do_back_up(self, name: str, step: Step) -> None:
+        self.hosts[name].back_up()
+
+    def _do_put_back(self, name: str, step: Step) -> None:
+        host = self.hosts[name]
+        if host.backup is not None and self._may_damage(host):
+            host.kill()
+            host.put_back()
+            self._damaged(host, step)
+            host.start()
+
+    def _do_flip(self, name: str, step: Step) -> None:
+        host = self.hosts[name]
+        if self._may_damage(host):
+            host.kill()
+            draw = self.chance.at("flip", name, step.at)
+            if host.flip_a_bit(Family(step.with_["family"]), draw):
+                self._damaged(host, step)
+            host.start()
+
+    def _do_wipe(self, name: str, step: Step) -> None:
+        host = self.hosts[name]
+        if self._may_damage(host):
+            host.kill()
+            self._damaged(host, step)
+
+    def _may_damage(self, host: Host) -> bool:
+        """Whether all that was promised stays promised without this disk."""
+        for other in self.hosts.values():
+            life = other.life
+            if other.damaged and life is not None and life.listening and life.node.ready is None:
+                other.damaged = life.raft.rejoining
+        damaged = [other for other in self.hosts.values() if other.damaged]
+        return not host.damaged and 2 * (len(damaged) + 1) < len(self.hosts)
+
+    def _damaged(self, host: Host, step: Step) -> None:
+        host.damaged = True
+        self._later(step.seconds, lambda: self._rejoin(host))
+
+    def _rejoin(self, host: Host) -> None:
+        """An operator sees what is wrong, and starts the node with `--rejoin`."""
+        host.kill()
+        host.new_store(rejoining=True)
+        host.start()
+
     def _do_slow_disk(self, name: str, step: Step) -> None:
         host = self.hosts[name]
         host.sync_seconds = step.with_["sync"]
@@ -437,7 +489,7 @@ def _stop(code: ExitCode, reason: str, facts: dict[str, object]) -> None:
     if life.alive:
         life.host.stopped = (code, reason, facts)
         world._keep(f"{life.name:4} FATAL {code.name} {reason} {facts!s:.300}")
-        if code not in STOPS_EXPECTED:
+        if code not in STOPS_EXPECTED and not (life.host.damaged and code in STOPS_OF_DAMAGED):
             world.checks.broken(f"stopped {code.name}", f"{life.name}: {reason} {facts!s:.2000}")
         life.end()
     raise Ended

@@ -1,4 +1,4 @@
-"""``swoosh identity``: who may sign. ``swoosh member``: who votes, which is fixed.
+"""``swoosh identity``: who may sign. ``swoosh member``: who votes, which is fixed, and on what store.
 
 Both go through the log: an identity is added or revoked at one position on every node.
 """
@@ -9,8 +9,9 @@ from typing import Any
 
 import click
 
+from cluster.cli.inspect import survey
 from cluster.cli.propose import report
-from cluster.cli.shared import Connection, connected, fail, key_option, print_json, print_table, run
+from cluster.cli.shared import Connection, connected, fail, key_option, print_json, print_table, run, say
 from swoosh.client import Key, Outcome
 from swoosh.proposal import CLUSTER
 
@@ -64,12 +65,12 @@ def list_(connection: Connection) -> None:
 
 @click.group()
 def member() -> None:
-    """The members are fixed when a cluster is made."""
+    """List the members, accept a new store of one. Who they are is fixed when a cluster is made."""
 
 
 def _fixed(action: str) -> None:
     fail(
-        f"member {action} is not offered: the size of a cluster is fixed when it is made, because a group that is "
+        f"501: member {action} is not offered: the size of a cluster is fixed when it is made, because a group that is "
         "resized by hand can end up with two leaders. Make a new cluster of the size you need with `swoosh init`."
     )
 
@@ -91,12 +92,50 @@ def remove_member(arguments: tuple[str, ...]) -> None:
 @member.command(name="list")
 @connected
 def list_members(connection: Connection) -> None:
-    """The members, and the incarnation of each that was replaced."""
+    """The members: the store accepted for each that was replaced, how often that was, and what waits to be."""
     nodes = run(_region(connection, "Members"))["Nodes"]
+    waiting = run(_waiting(connection))
     if connection.as_json:
-        print_json(nodes)
-    else:
-        print_table(("NODE", "INCARNATION"), [(name, each["Incarnation"] or None) for name, each in nodes.items()])
+        print_json({name: {**each, "Waiting": sorted(waiting.get(name, ()))} for name, each in nodes.items()})
+        return
+    rows = [
+        (name, each["Incarnation"] or None, each["Rejoined"], ", ".join(sorted(waiting.get(name, ()))) or None)
+        for name, each in nodes.items()
+    ]
+    print_table(("NODE", "INCARNATION", "REPLACED", "WAITING"), rows)
+
+
+@member.command()
+@click.argument("node")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@key_option("An admin's key")
+@connected
+def replace(connection: Connection, node: str, yes: bool, key: Key) -> None:
+    """Accept the new store of NODE, which waits after `swoosh serve --rejoin`."""
+    found = run(_waiting(connection)).get(node, set())
+    if not found:
+        fail(
+            f"nobody who answered sees a new store of {node} that waits to be accepted. Start it with "
+            "`swoosh serve --rejoin`; `swoosh member list` shows what waits."
+        )
+    if len(found) > 1:
+        fail(f"{node} waits with {len(found)} stores: {', '.join(sorted(found))}. Stop all but one, and ask again.")
+    (incarnation,) = found
+    if not yes:
+        say(f"The store that {node} had, wherever it may be, must never run again.")
+        click.confirm(f"Accept store {incarnation} in its place?", abort=True, err=True)
+    inputs = {"node": node, "incarnation": incarnation}
+    report(connection, run(_command(connection, key, "MEMBER_REJOINED", inputs)))
+
+
+async def _waiting(connection: Connection) -> dict[str, set[str]]:
+    """{node: incarnations of its stores that wait to be accepted}, as the nodes that answer see them."""
+    found: dict[str, set[str]] = {}
+    for answered in (await survey(connection.endpoints, connection.timeout)).reports.values():
+        for peer in answered["consensus"]["peers"]:
+            if peer["rejoining"]:
+                found.setdefault(peer["id"], set()).add(peer["incarnation"])
+    return found
 
 
 async def _command(connection: Connection, key: Key, transition: str, inputs: dict[str, Any]) -> Outcome:

@@ -1,13 +1,17 @@
-"""``swoosh init``: a ready cluster in a directory, and the only place where a store comes into being.
+"""``swoosh init``: a ready cluster in a directory, or one node's first store on a machine of its own.
 
 A node that made its own store on start would be a node that has forgotten its votes, so ``serve`` never does. Nothing
-is overwritten: the directory must be new or empty.
+is overwritten: a cluster's directory must be new or empty, and a node that has a store gets no other one here.
 
     DIR/cluster.json genesis.json license.json     who and where; the beginning; a development license
     DIR/ca.crt ca.key                              the cluster's own authority; keep the key off the nodes
     DIR/<node>/swoosh.toml node.pem *.crt *.key    one node: configuration, signing key, certificate
     DIR/<node>/store/ witness                      its store, holding the genesis state and nothing else
     DIR/keys/*.pem                                 keys of people and programs
+
+With ``--genesis FILE --node ID``, DIR is one node's directory as above but for ``store/`` and ``witness``, which are
+made. That is for the beginning of a cluster alone: once a member has something in its log, a node that comes without
+a store may have promised something already, and returns by ``serve --rejoin``.
 """
 
 from __future__ import annotations
@@ -15,31 +19,32 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 
-from cluster import config, pki
+from cluster import config, pki, stores
 from cluster.cli.keys import write_private
-from cluster.cli.shared import fail, print_json, print_table, say
+from cluster.cli.shared import fail, print_json, print_table, run, say
 from cluster.clock import Clock, SystemClock
-from cluster.config import Address
+from cluster.config import Address, Config
+from cluster.egress import PeerHttp, Unreachable
 from cluster.entropy import Entropy, SystemEntropy
-from cluster.raft.journal import Journal
-from cluster.storage.kv import RocksKeyValue, sync_directory, sync_file
-from cluster.storage.store import ORIGIN, Store
-from cluster.storage.witness import FileWitness
+from cluster.http.forward import LOG_PATH
+from cluster.http.request import within
+from cluster.storage.kv import sync_directory, sync_file
 from cluster.tls import PeerName
 from swoosh import canonical
 from swoosh import genesis as genesis_document
-from swoosh.chart import Chart
 from swoosh.client import Key
 from swoosh.genesis import Genesis, Registered
 from swoosh.settings import tidal_schedule
 
-INCARNATION_BYTES = 16
 PEER_PORT_OFFSET = 100
+ASK_SECONDS = 3.0
 CERTIFICATE_LIFE = timedelta(days=3650)
 CLOCK_SLACK = timedelta(days=1)
 LICENSE_LIFE_MS = 365 * 24 * 3600 * 1000
@@ -74,7 +79,9 @@ class Plan:
 
 @click.command()
 @click.argument("directory", type=click.Path(file_okay=False, path_type=Path))
-@click.option("--nodes", type=click.IntRange(1, genesis_document.NODES_MAX), default=3, show_default=True)
+@click.option(
+    "--nodes", type=click.Choice([str(size) for size in genesis_document.SIZES]), default="3", show_default=True
+)
 @click.option(
     "--base-port", type=click.IntRange(1, 65_000), default=8100, show_default=True, help="Node 1 gets the next."
 )
@@ -86,12 +93,32 @@ class Plan:
     help="Who opens windows: tidal:SECONDS, always_open, or backbeat.",
 )
 @click.option("--insecure-signers", is_flag=True, help="Development only: unknown signers may propose without signing.")
+@click.option(
+    "--genesis",
+    "beginning",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="With --node: make only this node's store, in a directory that has its swoosh.toml, key and certificate.",
+)
+@click.option("--node", help="With --genesis: which node.")
 @click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
 def init(
-    directory: Path, nodes: int, base_port: int, host: str, windows: str, insecure_signers: bool, output: str
+    directory: Path,
+    nodes: str,
+    base_port: int,
+    host: str,
+    windows: str,
+    insecure_signers: bool,
+    beginning: Path | None,
+    node: str | None,
+    output: str,
 ) -> None:
     """Make a cluster in DIRECTORY, ready for `swoosh serve`."""
-    plan = Plan(nodes, host, base_port, _window_settings(windows), insecure_signers)
+    if (beginning is None) != (node is None):
+        raise click.UsageError("--genesis and --node belong together")
+    if beginning is not None and node is not None:
+        _make_first_store(directory, beginning, node)
+        return
+    plan = Plan(int(nodes), host, base_port, _window_settings(windows), insecure_signers)
     try:
         cluster = create(directory, plan, SystemClock(), SystemEntropy())
     except OSError as error:
@@ -99,10 +126,10 @@ def init(
     if output == "json":
         print_json(cluster)
     else:
-        print_table(("NODE", "HTTP", "PEER"), [(node["id"], node["http"], node["peer"]) for node in cluster["nodes"]])
+        print_table(("NODE", "HTTP", "PEER"), [(each["id"], each["http"], each["peer"]) for each in cluster["nodes"]])
     say(f"Made {cluster['cluster_id']} in {directory}. Start each node:")
-    for node in cluster["nodes"]:
-        say(f"  swoosh serve --config {directory / node['config']}")
+    for each in cluster["nodes"]:
+        say(f"  swoosh serve --config {directory / each['config']}")
     if insecure_signers:
         say("INSECURE: this cluster accepts unsigned proposals. Never for production.")
 
@@ -135,11 +162,55 @@ def create(directory: Path, plan: Plan, clock: Clock, entropy: Entropy) -> dict[
     _write_keys(directory / "keys", keys)
     _write_nodes(directory, cluster_id, addresses, node_keys, clock)
     for node in addresses:
-        _create_store(directory / node, node, genesis, chart, entropy)
+        stores.create(config.load(directory / node / "swoosh.toml", {}), genesis, chart, entropy)
     cluster = _summary(cluster_id, addresses)
     _write(directory / "cluster.json", canonical.encode(cluster))
     sync_directory(directory)
     return cluster
+
+
+# --- one node elsewhere -----------------------------------------------------------------------------------------------
+
+
+def _make_first_store(home: Path, beginning: Path, node: str) -> None:
+    try:
+        settings = config.load(home / "swoosh.toml")
+        if settings.node_id != node:
+            fail(f"{home} is the directory of {settings.node_id}, not of {node}")
+        if not settings.genesis_path.exists():
+            _write(settings.genesis_path, beginning.read_bytes())
+        genesis, chart = settings.genesis(), config.packaged_chart()
+        if genesis_document.encode(genesis) != beginning.read_bytes():
+            fail(f"{beginning} is not the genesis that {home / 'swoosh.toml'} names")
+        run(_check_nothing_began(settings, SystemClock()))
+        stores.create(settings, genesis, chart, SystemEntropy())
+    except (config.Misconfigured, OSError) as error:
+        fail(str(error))
+    say(f"Made the store of {node}.{settings.cluster_id}. Start it: swoosh serve --config {home / 'swoosh.toml'}")
+
+
+async def _check_nothing_began(settings: Config, clock: Clock) -> None:
+    """Ask every other member how far its log reaches; the core puts one entry there by itself."""
+    peers = PeerHttp(settings.credentials, settings.cluster_id, settings.members)
+    try:
+        for peer in sorted(settings.members.keys() - {settings.node_id}):
+            try:
+                status, reply = await within(clock, ASK_SECONDS, peers.get(peer, LOG_PATH))
+            except (Unreachable, TimeoutError):
+                say(f"{peer} does not answer; taken for one that has not begun either")
+                continue
+            if status != HTTPStatus.OK:
+                fail(f"{peer} answered {status}; whether the cluster has begun is not known")
+            if (last := msgspec.msgpack.decode(reply, type=int)) > 1:
+                fail(
+                    f"the cluster has begun: the log of {peer} reaches to {last}. {settings.node_id} may have promised "
+                    "something there. Use swoosh serve --rejoin, then swoosh member replace"
+                )
+    finally:
+        await peers.close()
+
+
+# --- what a cluster is made of ----------------------------------------------------------------------------------------
 
 
 def _identities(node_keys: Mapping[str, Key], keys: Mapping[str, Key]) -> tuple[Registered, ...]:
@@ -188,24 +259,6 @@ def _write_nodes(
         pki.write_node(home, authority.certificate, pki.make_node(authority, PeerName(node, cluster_id), **life))
         text = config.render(node=node, cluster_id=cluster_id, http=http, peer=peer, members=members)
         _write(home / "swoosh.toml", text.encode())
-
-
-def _create_store(home: Path, node: str, genesis: Genesis, chart: Chart, entropy: Entropy) -> None:
-    """An empty log, the genesis state before the first entry, and the witness of both."""
-    settings = config.load(home / "swoosh.toml", {})
-    kv, witness = RocksKeyValue.create(settings.store_path), FileWitness.create(settings.witness_path)
-    rows, documents = genesis_document.initial_rows(genesis, chart), {"genesis": genesis_document.encode(genesis)}
-    Store.create(kv, rows, ORIGIN, documents)
-    Journal.create(
-        kv,
-        witness,
-        cluster_id=settings.cluster_id,
-        node=node,
-        incarnation=entropy.token(INCARNATION_BYTES),
-    )
-    witness.close()
-    kv.close()
-    sync_directory(home)
 
 
 def _summary(cluster_id: str, addresses: Mapping[str, tuple[Address, Address]]) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """``swoosh serve``: run one node until SIGTERM.
 
 The real world is put together here and nowhere else: clock, disk, sockets, certificates, and the node between them.
-Nothing is created: a store that is missing is a node that forgot its votes, and stays down. What the configuration
-gets wrong, and what the store cannot prove, ends the process with an exit code of its own (cluster/faults.py).
+Nothing is created unasked: a store that is missing is a node that forgot its votes, and stays down until somebody says
+``--rejoin``. What the configuration gets wrong, and what the store cannot prove, ends the process with an exit code of
+its own (cluster/faults.py).
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ import structlog
 from aiohttp import web
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from cluster import config, faults, tls
+from cluster import config, faults, stores, tls
+from cluster.cli.shared import say
 from cluster.clock import Clock, SystemClock
 from cluster.config import Config, Misconfigured
 from cluster.egress import PeerHttp
@@ -36,7 +38,7 @@ from cluster.nodekey import NodeKey
 from cluster.peerport import PeerPort
 from cluster.raft.driver import Identity
 from cluster.raft.install import Installer, finish
-from cluster.raft.journal import Journal
+from cluster.raft.journal import RUNBOOK, Journal
 from cluster.raft.transport import PeerTransport
 from cluster.storage import layout
 from cluster.storage.donor import Donor
@@ -56,7 +58,7 @@ from swoosh.errors import ChartError, Corrupt
 from swoosh.genesis import Genesis
 from swoosh.hashing import digest
 from swoosh.proposal import CLUSTER
-from swoosh.state import as_cluster
+from swoosh.state import Members, as_cluster
 
 _log = structlog.get_logger(__name__)
 
@@ -69,7 +71,14 @@ _log = structlog.get_logger(__name__)
     required=True,
     help="The node's swoosh.toml.",
 )
-def serve(path: Path) -> None:
+@click.option(
+    "--rejoin",
+    is_flag=True,
+    help="Where the store is missing, damaged or rolled back: set it aside, and come back with a new one that promises "
+    "nothing until `swoosh member replace` accepts it.",
+)
+@click.option("--yes", is_flag=True, help="With --rejoin: replace a healthy store, too, without asking.")
+def serve(path: Path, rejoin: bool, yes: bool) -> None:
     """Run one node until SIGTERM."""
     clock = SystemClock()
     try:
@@ -83,8 +92,27 @@ def serve(path: Path) -> None:
         _log.warning("configuration", notice=notice)
     if genesis.insecure:
         _log.warning("INSECURE: this cluster accepts unsigned proposals; never for production")
+    if rejoin:
+        replace_store(settings, genesis, chart, confirmed=yes)
     with asyncio.Runner(loop_factory=_fastest_loop()) as runner:
         runner.run(run(settings, genesis, chart, clock, SystemEntropy()))
+
+
+def replace_store(settings: Config, genesis: Genesis, chart: Chart, *, confirmed: bool) -> None:
+    """A new store in place of one that cannot be used; a store that is on its way back already is left alone."""
+    if len(genesis.nodes) == 1:
+        faults.fatal(ExitCode.MISCONFIGURED, "in a group of one there is nobody to rejoin", next=RUNBOOK)
+    found = stores.examine(settings)
+    if found.rejoining:
+        return
+    if found.fault is not None and not found.replaceable:
+        faults.fatal(found.fault, found.reason, next=RUNBOOK)
+    if found.fault is None and not confirmed:
+        say(f"The store of {settings.node_id} is healthy. A new one votes only once an admin has accepted it.")
+        click.confirm("Replace it?", abort=True, err=True)
+    aside = stores.set_aside(settings)
+    stores.create(settings, genesis, chart, SystemEntropy(), rejoining=True)
+    _log.warning("store replaced", was=found.reason, aside=[str(path) for path in aside])
 
 
 def _fastest_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -116,6 +144,7 @@ async def run(settings: Config, genesis: Genesis, chart: Chart, clock: Clock, en
             await installer.recover(journal.first_index)
         transport = _transport(settings, clock, entropy)
         store = _store(kv)
+        _check_members(settings, store)
         shelf = DirectoryShelf(settings.snapshots_path)
         donor = Donor(settings.node_id, shelf, clock)
         snapshots = Snapshots(store, shelf, chart, clock, check=replay_in_background, is_lent=donor.is_lent)
@@ -187,12 +216,25 @@ def _installer(settings: Config, genesis: Genesis, place: DirectoryPlace, peers:
     return Installer(others, place, PeerDonors(peers), clock, bytes_per_second=settings.install_rate)
 
 
-def _identity(genesis: Genesis, chart: Chart, store: Store) -> Identity:
-    """What every member must have in common. The members are those of the store, not of the configuration."""
+def _members(store: Store) -> Members:
+    """Who votes: as the log says, not as a file does."""
     cluster = store.project(CLUSTER)
     if cluster is None:
         faults.fatal(ExitCode.DAMAGED, "the store holds no @cluster")
-    members = as_cluster(cluster.regions).members
+    return as_cluster(cluster.regions).members
+
+
+def _check_members(settings: Config, store: Store) -> None:
+    """A group that is resized by changing files can end up with two leaders: they must say what the store does."""
+    held = sorted(_members(store).nodes)
+    if held != sorted(settings.members):
+        reason = "the configuration names other members than the store; a cluster cannot be resized"
+        faults.fatal(ExitCode.MISCONFIGURED, reason, store=held, configured=sorted(settings.members), next=RUNBOOK)
+
+
+def _identity(genesis: Genesis, chart: Chart, store: Store) -> Identity:
+    """What every member must have in common."""
+    members = _members(store)
     return Identity(
         cluster_id=genesis_document.cluster_id(genesis),
         genesis_hash=genesis_document.genesis_hash(genesis),

@@ -33,6 +33,7 @@ from swoosh.errors import Corrupt, Malformed
 from swoosh.outcome import Code
 
 PATH = "/peer/submit"
+LOG_PATH = "/peer/log"
 MEDIA = "application/msgpack"
 MESSAGES_IN_FLIGHT = 4
 MESSAGE_ITEMS_MAX = limits.ENTRY_PROPOSALS_MAX
@@ -212,7 +213,13 @@ def peer_app(node: Node) -> web.Application:
     app[NODE], app[LIMITS] = node, Limits()
     app.router.add_post(PATH, post_submit)
     app.router.add_routes(snapshots.routes())
+    app.router.add_get(LOG_PATH, get_log)
     return app
+
+
+async def get_log(request: web.Request) -> web.Response:
+    """How far this member's log reaches; asked before somebody makes a member a first store."""
+    return problems.peer_answers(_encode(request.app[NODE].raft.last_index))
 
 
 async def post_submit(request: web.Request) -> web.Response:

@@ -75,7 +75,7 @@ async def get_health(request: web.Request) -> web.Response:
 def quorum_of(node: Node) -> Quorum:
     """What this node sees of its group."""
     peers = node.raft.peers()
-    here = 1 + sum(peer.reachable for peer in peers)
+    here = (not node.raft.rejoining) + sum(peer.reachable and peer.counts for peer in peers)
     majority = (len(peers) + 1) // 2 + 1
     return Quorum(node.raft.quorum_heard(), max(0, here - majority), here == len(peers) + 1)
 

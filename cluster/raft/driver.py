@@ -22,7 +22,7 @@ import heapq
 import itertools
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any, NoReturn, Protocol, cast
@@ -38,6 +38,7 @@ from cluster.entropy import Entropy
 from cluster.faults import ExitCode
 from cluster.raft.guard import Guard, Refused
 from cluster.raft.journal import Journal
+from cluster.raft.members import DOCUMENT, Members
 from cluster.raft.readindex import Answer, NoQuorum, NotLeader, ReadIndex, Unavailable
 from cluster.raft.replica import Replica, Role, Timing, payload_of
 from cluster.raft.retention import KEEP, Keep, Retention
@@ -160,13 +161,20 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class PeerStatus:
-    """One peer as this node sees it. `match_index` and `lag` (entries) mean something on the leader only."""
+    """One peer as this node sees it. `match_index` and `lag` (entries) mean something on the leader only.
+
+    `counts` says that its votes and copies do: it is linked, with the store that is accepted for this member.
+    `incarnation` is that of the store at the other end, `rejoining` that it waits to be accepted.
+    """
 
     id: str
     reachable: bool
     match_index: int
     lag: int
     last_contact_ms: int | None
+    counts: bool
+    rejoining: bool
+    incarnation: str | None
 
 
 @dataclass(slots=True)
@@ -207,7 +215,7 @@ class Raft:
         self._clock, self._timing, self._identity = clock, timing, identity
         self._applied_at_start = applied
         self._seen: tuple[Role, int, str | None] = (Role.FOLLOWER, journal.getCurrentTerm(), None)
-        if not journal.first_index <= max(applied, 1) <= max(journal.last_index, 1):
+        if not journal.reaches(applied):
             log = (journal.first_index, journal.last_index)
             faults.fatal(ExitCode.DAMAGED, "the log does not reach the state", log=log, applied=applied)
         self._core = Replica(
@@ -218,8 +226,11 @@ class Raft:
         self._skew = Skew(peers=self.peer_ids, raw=transport.raw, clock=clock, limit_us=timing.skew_max_us)
         self._stall = Stall(journal, clock=clock, raw=transport.raw, reset=transport.reset)
         journal.on_written = self._on_written
+        self._members = Members.decode(self.peer_ids, journal.kept(DOCUMENT))
+        journal.keep(DOCUMENT, self._members.encode)
         self._guard = Guard(
-            self._core, journal, me=me, peers=self.peer_ids, raw=transport.raw, stamp_of=machine.stamp_of,
+            self._core, journal, me=me, peers=self.peer_ids, members=self._members, raw=transport.raw,
+            stamp_of=machine.stamp_of,
             skew=self._skew, stall=self._stall, clock=clock, entropy=entropy, timing=timing,
         )  # fmt: skip
         self._reads = ReadIndex(self._core, journal, peers=self.peer_ids, raw=transport.raw, clock=clock, timing=timing)
@@ -227,10 +238,10 @@ class Raft:
         self._handlers: dict[str, Callable[[str, Message], None]] = {
             "clock": self._skew.on_probe,
             "clock_ok": self._skew.on_answer,
-            "ri": self._reads.on_question,
-            "ri_ok": self._reads.on_answer,
             "behind": self.retention.on_behind,
             "installing": self.retention.on_installing,
+            "ri": self._on_read_question,
+            "ri_ok": self._on_read_answer,
             "index_query": self._on_index_query,
             "index_answer": self._on_index_answer,
         }
@@ -447,6 +458,8 @@ class Raft:
             incarnation=journal.incarnation.hex(),
             boots=journal.boots,
             barrier_seq=journal.sequence,
+            rejoining=journal.rejoining,
+            seen=dict(self._guard.seen()),
             term=self.term,
             last_index=journal.last_index,
             last_term=journal.last_term,
@@ -455,18 +468,29 @@ class Raft:
         )
 
     def on_hello(self, peer_id: str, hello: Hello) -> str | None:
-        """None welcomes a member of the same cluster in the same configuration; a text says what differs."""
+        """None welcomes a member of the same cluster in the same configuration; a text says what differs.
+
+        A hello may be older than what was heard since it was sent, so a store that seems to have gone back is only
+        shown out; whether it has is decided where it lies, by what our own hello says of it.
+        """
         if peer_id not in self.peer_ids or hello.node != peer_id:
             return f"{hello.node} (by certificate {peer_id}) is not a peer of {self.me}"
         for name in ("cluster_id", "genesis_hash", "config_epoch", "member_set_hash"):
             theirs, ours = getattr(hello, name), getattr(self._identity, name)
             if theirs != ours:
                 return f"{name} differs: {peer_id} has {theirs}, we have {ours}"
+        self._guard.hear(peer_id, hello.seen)
+        if lost := self._members.lost(peer_id, hello.incarnation, hello.barrier_seq):
+            return f"the store of {peer_id} has lost {lost} synced batches; it can only come back with --rejoin"
         self._hellos[peer_id] = hello
         return None
 
-    def on_connected(self, peer_id: str) -> None:
+    def on_connected(self, peer_id: str, hello: Hello) -> None:
         self._core.forget(peer_id)
+        if self._members.link(peer_id, hello.incarnation, hello.barrier_seq, rejoining=hello.rejoining):
+            self._journal.sync()
+        if not self._members.counts(peer_id):
+            _log.warning("peer does not count", peer=peer_id, incarnation=hello.incarnation, rejoining=hello.rejoining)
         self._transport._onNodeConnected(self._core.member(peer_id))
         self._skew.probe(peer_id)
         self.kick()
@@ -475,6 +499,7 @@ class Raft:
         self._stall.forget(peer_id)
         self._transport._onNodeDisconnected(self._core.member(peer_id))
         self._core.forget(peer_id)
+        self._members.unlink(peer_id)
         self._skew.forget(peer_id)
         self._refuse_queries(peer_id, f"the link to {peer_id} ended while the question was open")
 
@@ -527,6 +552,14 @@ class Raft:
         }
 
     # --- reads --------------------------------------------------------------------------------------------------------
+
+    def _on_read_question(self, peer: str, message: Message) -> None:
+        if not self._journal.rejoining:  # its store may have forgotten a newer term
+            self._reads.on_question(peer, message)
+
+    def _on_read_answer(self, peer: str, message: Message) -> None:
+        if self._members.counts(peer):
+            self._reads.on_answer(peer, message)
 
     async def read_index(self, deadline: float) -> int:
         """The index of a linearizable read, applied here when this returns. On the leader only.
@@ -628,6 +661,39 @@ class Raft:
         for asked, answer in list(self._queries.values()):
             if asked == peer:
                 answer(NotLeader(reason))
+
+    # --- stores in place of others ------------------------------------------------------------------------------------
+
+    def accept(self, incarnations: Mapping[str, str]) -> None:
+        """The store that counts for each member, as the applied state names it; "" where none was ever replaced.
+
+        To be told before `start`, and with every entry applied that changes it. Ends this node's own rejoining, or
+        stops the node (MISCONFIGURED) when another store has taken its place.
+        """
+        for node, incarnation in incarnations.items():
+            if incarnation and node == self.me:
+                self._accepted_here(incarnation)
+            elif incarnation and self._members.accept(node, incarnation):
+                self._journal.sync()
+
+    def _accepted_here(self, incarnation: str) -> None:
+        if incarnation != self._journal.incarnation.hex():
+            if not self._journal.rejoining:
+                faults.fatal(
+                    ExitCode.MISCONFIGURED, "another store was accepted in place of this one", other=incarnation
+                )
+        elif self._journal.rejoining:
+            self._journal.end_rejoining()
+            _log.info("accepted as a member", incarnation=incarnation, index=self.applied_index)
+
+    @property
+    def rejoining(self) -> bool:
+        """This node's store was made in place of one that was lost, and is not accepted yet."""
+        return self._journal.rejoining
+
+    def waiting(self) -> dict[str, str]:
+        """{member: incarnation} of the linked stores that wait to be accepted."""
+        return self._members.waiting()
 
     # --- handing over -------------------------------------------------------------------------------------------------
 
@@ -742,20 +808,26 @@ class Raft:
     def _peer_status(self, peer: str, link: Link | None, now: float) -> PeerStatus:
         match = self._core.match_index(peer) if self.role is Role.LEADER else 0
         never = link is None or link.last_heard == float("-inf")
+        linked = self._members.linked(peer)
         return PeerStatus(
             id=peer,
             reachable=link is not None and link.connected,
             match_index=match,
             lag=self.last_index - match if self.role is Role.LEADER else 0,
             last_contact_ms=None if never or link is None else round((now - link.last_heard) * 1000),
+            counts=self._members.counts(peer),
+            rejoining=peer in self._members.waiting(),
+            incarnation=linked.incarnation if linked else None,
         )
 
     def quorum_heard(self) -> bool:
         """A majority of the group, this node included, was heard within an election timeout."""
         oldest = self._clock.monotonic() - self._timing.election_max
         links: dict[str, Link] = self._transport.peers()
-        heard = sum(link.connected and link.last_heard >= oldest for link in links.values())
-        return 2 * (heard + 1) > len(self.peer_ids) + 1
+        heard = sum(
+            link.connected and link.last_heard >= oldest and self._members.counts(peer) for peer, link in links.items()
+        )
+        return 2 * (heard + (not self.rejoining)) > len(self.peer_ids) + 1
 
 
 def _bug(reason: str, error: Exception, **facts: object) -> NoReturn:

@@ -13,13 +13,18 @@ loss each rule prevents:
 * **Votes are attributed**: one per peer and term.
 * **Pre-vote** (dissertation §9.6) with leader stickiness: a node that cannot hear the leader does not depose it. A
   deposed leader is told so with `stale_term`, since the library would leave it in silence.
+* **Promises need a memory.** What a peer says about votes and copies counts only if it comes from the store that is
+  accepted for that member (members.py), and not from one that is older than what was seen of it. A node whose own
+  store is not accepted yet takes entries, says "not stored", and takes no part in elections.
 * **Stamps**: a new entry stamped too far ahead of this node's wall clock is neither appended nor acknowledged, and its
   sender not counted as heard, so a leader with a fast clock cannot commit and loses its seat.
 * **One leader per term**, or the node stops: the proof of everything else rests on it.
 
 Beyond the library's own messages it speaks `pv {r, t, li, lt}` and `pv_ok {r}` (round, term, last index, last term) and
-`stale_term {t}`, and adds `t` (term) to `next_node_idx`. The shape of a message has been checked by `wire.check`; the
-guard judges whether it is believable now. It keeps no promises of its own on disk and never calls the state machine.
+`stale_term {t}`. It adds `t` (term) to `next_node_idx`, `b` (number of the last synced batch) to all that promises
+something, and `seen` (the members' stores) to `append_entries`. The shape of a message has been checked by
+`wire.check`; the guard judges whether it is believable now. It keeps no promises of its own on disk and never calls the
+state machine.
 """
 
 from __future__ import annotations
@@ -32,6 +37,7 @@ from cluster.clock import Clock
 from cluster.entropy import Entropy
 from cluster.faults import ExitCode
 from cluster.raft.journal import Journal
+from cluster.raft.members import Known, Members, Seen
 from cluster.raft.replica import Replica, Role, Timing, payload_of
 from cluster.raft.skew import Skew
 from cluster.raft.stall import Stall
@@ -45,6 +51,10 @@ TERM_JUMP_MAX = 1 << 20
 LAST_RESORT = 4
 """A node whose clock is off campaigns only after this many election timeouts without a leader: the others may lack a
 committed entry that only it and a dead node hold. It will then replicate, and hand over."""
+
+
+ELECTIONS = frozenset({"request_vote", "response_vote", "pv", "pv_ok", "timeout_now"})
+"""Messages that are a matter among members whose stores are accepted."""
 
 
 class Refused(Exception):
@@ -61,6 +71,7 @@ class Guard:
         *,
         me: str,
         peers: Sequence[str],
+        members: Members,
         raw: Callable[[str, Message], bool],
         stamp_of: Callable[[bytes], int],
         skew: Skew,
@@ -71,6 +82,7 @@ class Guard:
     ) -> None:
         """`raw(peer, message)` sends past the guard; `stamp_of(payload)` reads an entry's stamp in microseconds."""
         self._core, self._journal, self._me, self._peers, self._raw = core, journal, me, tuple(peers), raw
+        self._members = members
         self._stamp_of, self._skew, self._clock, self._entropy, self._timing = stamp_of, skew, clock, entropy, timing
         self._stall = stall
         self._heard_at = clock.monotonic() - timing.election_max
@@ -100,7 +112,7 @@ class Guard:
         match message["type"]:
             case "append_entries":
                 self._leader_of_term = (message["term"], self._me)
-                return message
+                return message | {"seen": self.seen()}
             case "timeout_now":
                 return message
             case "request_vote" | "response_vote":
@@ -117,7 +129,13 @@ class Guard:
         stamped = message | {"t": self._core.raftCurrentTerm}
         if message["success"] and self._vouched is not None:
             stamped["next_node_idx"] = self._vouched + 1
+        if self._journal.rejoining:
+            stamped |= {"success": False, "reset": True}  # send the rest, and do not count this copy
         return stamped
+
+    def seen(self) -> Seen:
+        """What this node knows of every member's store, its own included."""
+        return self._members.seen(self._me, Known(self._journal.incarnation.hex(), self._journal.sequence))
 
     # --- in -----------------------------------------------------------------------------------------------------------
 
@@ -129,7 +147,26 @@ class Guard:
         term = message["term"] if "term" in message else message.get("t", 0)
         if term > self._core.raftCurrentTerm + TERM_JUMP_MAX:
             raise Refused(f"term {term} is out of reach of ours, {self._core.raftCurrentTerm}")
+        self._note_stores(peer, message)
+        if message["type"] in ELECTIONS and (self._journal.rejoining or not self._members.counts(peer)):
+            return None
         return handler(peer, message)
+
+    def _note_stores(self, peer: str, message: Message) -> None:
+        """What the message says of its sender's store, and of the others'."""
+        self.hear(peer, message.get("seen", {}))
+        linked = self._members.linked(peer)
+        if linked is None or "b" not in message:
+            return
+        if lost := self._members.lost(peer, linked.incarnation, message["b"]):
+            raise Refused(f"its store has lost {lost} synced batches")
+        self._members.note(peer, linked.incarnation, message["b"])
+
+    def hear(self, peer: str, seen: Seen) -> None:
+        """What a peer knows of every member's store. Stops this node if it knows more of ours than there is."""
+        self._journal.must_hold(*seen.get(self._me, ("", 0)))
+        if self._members.hear(peer, seen):
+            self._journal.sync()
 
     def _append_entries(self, peer: str, message: Message) -> Message | None:
         if "prevLogIdx" not in message or "transmission" in message:
@@ -180,6 +217,9 @@ class Guard:
         if message["success"] and message["next_node_idx"] > self._journal.last_index + 1:
             raise Refused(f"it acknowledges {message['next_node_idx'] - 1}; our log ends at {self._journal.last_index}")
         self._core.answered(peer, message["next_node_idx"], message["reset"])
+        if not self._members.counts(peer):
+            self._core.move_on(peer, message["next_node_idx"])
+            return None
         return message
 
     def _request_vote(self, peer: str, message: Message) -> Message:
@@ -220,8 +260,9 @@ class Guard:
             self._core.end_transfer()
         if self._core.is_leader() or self._core.election_deadline() >= now:
             return
-        if self._core.is_suspended():
-            self._core.set_election_deadline(now + self._timing.election_max)  # what it applied trails what it stores
+        if self._core.is_suspended() or self._journal.rejoining:
+            # What it applied trails what it stores, or what it stores may lack what it once promised.
+            self._core.set_election_deadline(now + self._timing.election_max)
             return
         if self._core.is_alone():
             return

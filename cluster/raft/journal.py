@@ -51,6 +51,7 @@ MEMORY_BYTES = 64 << 20
 MEMORY_ENTRIES = 1 << 14
 
 RUNBOOK = "docs/runbooks/node-will-not-start.md"
+REJOIN = "swoosh serve --rejoin; docs/runbooks/damaged-store.md"
 
 META_KEY = b"raft"
 _KEY = struct.Struct(">Q")
@@ -72,6 +73,10 @@ class Meta(msgspec.Struct, frozen=True, array_like=True):
     vote: str | None
     commit: int
     """A hint: at least this was committed. Written with whatever is synced next."""
+    rejoining: bool = False
+    """Made in place of a store that was lost: it promises nothing until the members have accepted it."""
+    rolled_back: bool = False
+    """Peers have seen more of this store than it holds. Never served again."""
 
 
 class Write(NamedTuple):
@@ -109,15 +114,30 @@ class Journal(pysyncobj.journal.Journal):
         self._bytes = 0
         self._load()
         self._durable = self.last_index
+        self._kept: dict[bytes, Callable[[], bytes]] = {}
 
     # --- life ---------------------------------------------------------------------------------------------------------
 
     @classmethod
-    def create(cls, kv: KeyValue, witness: Witness, *, cluster_id: str, node: str, incarnation: bytes) -> None:
-        """Write the first record of a new store, synced, and the witness's first mark. Once in a store's life."""
+    def create(
+        cls,
+        kv: KeyValue,
+        witness: Witness,
+        *,
+        cluster_id: str,
+        node: str,
+        incarnation: bytes,
+        rejoining: bool = False,
+    ) -> None:
+        """Write the first record of a new store, synced, and the witness's first mark. Once in a store's life.
+
+        `rejoining` marks a store made in place of one that was lost.
+        """
         if kv.get(Family.META, META_KEY) is not None or witness.read() is not None:
             faults.fatal(ExitCode.DAMAGED, "a journal or its witness exists here already", node=node)
-        meta = Meta(cluster_id, node, incarnation, boots=0, sequence=1, term=0, vote=None, commit=0)
+        meta = Meta(
+            cluster_id, node, incarnation, boots=0, sequence=1, term=0, vote=None, commit=0, rejoining=rejoining
+        )
         batch = Batch()
         batch.put(Family.META, META_KEY, _encode_meta(meta))
         kv.write(batch, sync=True)
@@ -157,7 +177,8 @@ class Journal(pysyncobj.journal.Journal):
     ) -> Journal:
         """The journal of an existing store, to look at: nothing is written.
 
-        Stops the node when the store is not this node's (MISCONFIGURED) or not all there (DAMAGED).
+        Stops the node when the store is not this node's (MISCONFIGURED), not all there (DAMAGED), or was found to
+        be an older copy (ROLLED_BACK).
         """
         meta = decode_meta(kv.get(Family.META, META_KEY))
         if (meta.cluster_id, meta.node) != (cluster_id, node):
@@ -168,6 +189,8 @@ class Journal(pysyncobj.journal.Journal):
                 configured=f"{node}.{cluster_id}",
             )
         _check_witness(witness.read(), meta)
+        if meta.rolled_back:
+            faults.fatal(ExitCode.ROLLED_BACK, "this store was put back to an earlier state", next=REJOIN)
         return cls(kv, witness, meta, memory_entries=memory_entries, syncer=syncer)
 
     def move_into(self, kv: KeyValue, index: int, term: int) -> None:
@@ -260,6 +283,8 @@ class Journal(pysyncobj.journal.Journal):
         batch, self._batch, self._dirty = self._batch, Batch(), False
         sync_witness, self._sync_witness = self._sync_witness, False
         batch.put(Family.META, META_KEY, _encode_meta(meta))
+        for key, document in self._kept.items():
+            batch.put(Family.META, key, _with_checksum(document()))
         self._write = Write(meta, self.last_index)
 
         def write() -> None:
@@ -275,12 +300,27 @@ class Journal(pysyncobj.journal.Journal):
 
     def _written(self, write: Write) -> None:
         self._write = None
-        # Not before: a hello that names a batch which a power cut then takes back looks like a store put back.
-        self._meta = write.meta
+        # Not before: a hello that names a batch which a power cut then takes back looks like a store put back. Nor more
+        # than that: what was noted in the meantime goes out with the next batch.
+        self._meta = msgspec.structs.replace(self._meta, sequence=write.meta.sequence)
         self._durable = write.last_index
         if not self._dirty:
             self._trim()
         faults.failpoint("journal.barrier.after")
+
+    def sync(self) -> None:
+        """A barrier although nothing was added: something kept beside the log has changed."""
+        self._dirty = True
+        self.barrier()
+
+    def keep(self, key: bytes, document: Callable[[], bytes]) -> None:
+        """From now on, write this document with every barrier, as it then is."""
+        self._kept[key] = document
+
+    def kept(self, key: bytes) -> bytes | None:
+        """What the last barrier wrote; None if none did. Stops the node when it is damaged."""
+        raw = self._kv.get(Family.META, key)
+        return None if raw is None else _without_checksum(raw, key.decode())
 
     @property
     def durable_index(self) -> int:
@@ -305,6 +345,10 @@ class Journal(pysyncobj.journal.Journal):
     def commit(self) -> int:
         """The highest commit index ever seen, whatever the core's own has moved back to."""
         return self._commit
+
+    def reaches(self, applied: int) -> bool:
+        """Whether the log goes on from a state that holds every entry up to `applied`."""
+        return self.first_index <= max(applied, 1) <= max(self.last_index, 1)
 
     def entry(self, index: int) -> Entry:
         """The entry at `index`. Raises IndexError outside first..last."""
@@ -449,6 +493,26 @@ class Journal(pysyncobj.journal.Journal):
         """Number of the last synced batch."""
         return self._meta.sequence
 
+    # --- a store in place of another ----------------------------------------------------------------------------------
+
+    @property
+    def rejoining(self) -> bool:
+        """This store was made in place of one that was lost, and is not accepted yet."""
+        return self._meta.rejoining
+
+    def end_rejoining(self) -> None:
+        """The members have accepted this store; durable when this returns."""
+        self._meta = msgspec.structs.replace(self._meta, rejoining=False)
+        self.sync()
+
+    def must_hold(self, incarnation: str, sequence: int) -> None:
+        """A peer has seen this store sync batch `sequence`. If it is not there any more, note so for good, and stop."""
+        if incarnation == self.incarnation.hex() and sequence > self.sequence:
+            facts = {"store": self.sequence, "seen": sequence, "next": REJOIN}
+            self._meta = msgspec.structs.replace(self._meta, rolled_back=True)
+            self.sync()
+            faults.fatal(ExitCode.ROLLED_BACK, "this store was put back to an earlier state", **facts)
+
     # --- memory -------------------------------------------------------------------------------------------------------
 
     def _append(self, entry: Entry) -> None:
@@ -499,7 +563,7 @@ def check_row(family: Family, key: bytes, row: bytes) -> None:
         (index,), (_, stored) = _KEY.unpack(key), _HEAD.unpack_from(row)
         found, what = _entry_checksum(key, row), f"log entry {index}"
     else:
-        stored, found, what = int.from_bytes(row[:4]), zlib.crc32(row[4:]), "term and vote"
+        stored, found, what = int.from_bytes(row[:4]), zlib.crc32(row[4:]), f"the document {key.decode()!r}"
     if found != stored:
         raise Corrupt(f"{what} fails its checksum: stored with {stored:08x}, its content has {found:08x}")
 
@@ -510,17 +574,24 @@ def _entry_checksum(key: bytes, row: bytes) -> int:
 
 
 def _encode_meta(meta: Meta) -> bytes:
-    body = msgspec.msgpack.encode(meta)
-    return zlib.crc32(body).to_bytes(4) + body
+    return _with_checksum(msgspec.msgpack.encode(meta))
 
 
 def decode_meta(raw: bytes | None) -> Meta:
     """What is kept beside the log. Stops the node (DAMAGED) when it is missing or fails its checksum."""
     if raw is None:
         faults.fatal(ExitCode.DAMAGED, "the store holds no term and vote", next=RUNBOOK)
+    return msgspec.msgpack.decode(_without_checksum(raw, "term and vote"), type=Meta)
+
+
+def _with_checksum(body: bytes) -> bytes:
+    return zlib.crc32(body).to_bytes(4) + body
+
+
+def _without_checksum(raw: bytes, what: str) -> bytes:
     if zlib.crc32(raw[4:]).to_bytes(4) != raw[:4]:
-        faults.fatal(ExitCode.DAMAGED, "term and vote fail their checksum", next=RUNBOOK)
-    return msgspec.msgpack.decode(raw[4:], type=Meta)
+        faults.fatal(ExitCode.DAMAGED, f"{what}: the checksum fails", next=RUNBOOK)
+    return raw[4:]
 
 
 def _replace_node_meta(batch: Batch, ours: KeyValue, theirs: KeyValue) -> None:

@@ -179,6 +179,10 @@ class Replica(SyncObj):
         if flight and (reset or next_index > flight.last_index):
             del self._flights[peer]
 
+    def move_on(self, peer: str, next_index: int) -> None:
+        """What to send next to a peer whose acknowledgements count for nothing, nor as a sign that it is there."""
+        self._SyncObj__raftNextIndex[Member(peer)] = next_index
+
     def forget(self, peer: str) -> None:
         """A link ended or began. What the peer acknowledged before may be gone (its disk may have been put back to an
         earlier state), so it counts for nothing until it is acknowledged again."""

@@ -62,9 +62,10 @@ class Stall:
         return self._clock.monotonic() - self._since
 
     def once_durable(self, peer: str, message: Message) -> Message | None:
-        """The message, if all it may promise is durable; else None, and it leaves when that is so."""
+        """The message, if all it may promise is durable; else None, and it leaves when that is so. With it goes `b`,
+        the number of the batch that made it durable, or of a later one."""
         if not self._outbound and self._journal.begin_barrier():
-            return message
+            return self._vouched(message)
         self._outbound.append((peer, message))
         return None
 
@@ -94,5 +95,9 @@ class Stall:
         self._since = None
         self._bytes.clear()
         while self._outbound:
-            self._raw(*self._outbound.popleft())
+            peer, message = self._outbound.popleft()
+            self._raw(peer, self._vouched(message))
         return seconds, inbound
+
+    def _vouched(self, message: Message) -> Message:
+        return message | {"b": self._journal.sequence}

@@ -59,8 +59,9 @@ class Receiver(Protocol):
     def on_hello(self, peer_id: str, hello: Hello) -> str | None:
         """None welcomes the peer; a text is the reason to refuse the link."""
 
-    def on_connected(self, peer_id: str) -> None:
-        """Messages may flow, both ways. If this link replaces another, `on_disconnected` came first."""
+    def on_connected(self, peer_id: str, hello: Hello) -> None:
+        """Messages may flow, both ways; `hello` is what the peer said on this link. If the link replaces another,
+        `on_disconnected` came first."""
 
     def on_disconnected(self, peer_id: str) -> None:
         """The link has ended and delivers nothing more."""
@@ -268,7 +269,8 @@ class PeerTransport(Transport):
             self._retire(older)
         self._announced[link.peer] = link
         _log.info("peer link up", peer=link.peer)
-        self.tell(self.receiver.on_connected, link.peer)
+        assert link.hello is not None
+        self.tell(self.receiver.on_connected, link.peer, link.hello)
 
     def link_heard(self, link: "Link", now: float) -> None:
         """Bytes came over an announced link."""

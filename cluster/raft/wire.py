@@ -30,10 +30,13 @@ FRAME_BYTES_MAX = 4 << 20
 HELLO_BYTES_MAX = 4 << 10
 COUNTER_END = 1 << 48
 """Exclusive bound of terms, indices and round numbers: unreachable by counting, and far from integer overflow."""
+MEMBERS_MAX = 16
+NAME_MAX = 128
 MICROSECONDS_END = 1 << 53
 """Exclusive bound of clock readings: the year 2255 on a wall clock."""
 
 _LENGTH = struct.Struct(">I")
+_HEX = re.compile(r"[0-9a-f]{1,64}")
 
 
 class WireError(ValueError):
@@ -68,6 +71,17 @@ def _is_entry(value: object) -> bool:
     )
 
 
+def _is_seen(value: object) -> bool:
+    return isinstance(value, dict) and len(value) <= MEMBERS_MAX and all(map(_is_store, value, value.values()))
+
+
+def _is_store(node: object, store: object) -> bool:
+    if not (type(node) is str and 0 < len(node) <= NAME_MAX and isinstance(store, list | tuple) and len(store) == 2):
+        return False
+    incarnation, sequence = store
+    return type(incarnation) is str and _HEX.fullmatch(incarnation) is not None and COUNTER.accepts(sequence)
+
+
 def _are_entries(value: object) -> bool:
     # The library builds a list; msgpack gives back a tuple.
     return isinstance(value, list | tuple) and len(value) <= ENTRIES_MAX and all(map(_is_entry, value))
@@ -87,20 +101,24 @@ ENTRIES = Kind(
     "0 (regular) or 1 (no-op)",
 )
 
+SEEN = Kind(_is_seen, f"at most {MEMBERS_MAX} members, each with an incarnation in hex and {COUNTER.meaning}")
+
 Layout = Mapping[str, Kind]
 
 MESSAGES: Mapping[str, Layout] = {
-    # Raft's own, under PySyncObj's names. The sender's guard stamps `t`, its term, on the reply to an append.
-    "request_vote": {"term": COUNTER, "last_log_index": COUNTER, "last_log_term": COUNTER},
-    "response_vote": {"term": COUNTER},
+    # Raft's own, under PySyncObj's names. The sender's guard stamps `t`, its term, on the reply to an append, and `b`,
+    # the number of its last synced batch, on all that promises something; `seen` is what it knows of every store.
+    "request_vote": {"term": COUNTER, "last_log_index": COUNTER, "last_log_term": COUNTER, "b": COUNTER},
+    "response_vote": {"term": COUNTER, "b": COUNTER},
     "append_entries": {
         "term": COUNTER,
         "commit_index": COUNTER,
         "prevLogIdx": COUNTER,
         "prevLogTerm": COUNTER,
         "entries": ENTRIES,
+        "seen": SEEN,
     },
-    "next_node_idx": {"next_node_idx": COUNTER, "reset": FLAG, "success": FLAG, "t": COUNTER},
+    "next_node_idx": {"next_node_idx": COUNTER, "reset": FLAG, "success": FLAG, "t": COUNTER, "b": COUNTER},
     "timeout_now": {"term": COUNTER},
     # Pre-vote (Raft dissertation §9.6): round, term, last index and last term of the would-be candidate.
     "pv": {"r": COUNTER, "t": COUNTER, "li": COUNTER, "lt": COUNTER},
@@ -165,7 +183,7 @@ def _check_continuity(append: Message) -> None:
 # --- the hello --------------------------------------------------------------------------------------------------------
 
 _Counter = Annotated[int, msgspec.Meta(ge=0, lt=COUNTER_END)]
-_Name = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
+_Name = Annotated[str, msgspec.Meta(min_length=1, max_length=NAME_MAX)]
 _Hex = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{1,64}\Z")]
 
 
@@ -174,7 +192,9 @@ class Hello(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     `cluster_id`, `genesis_hash`, `config_epoch` and `member_set_hash` must be equal on both sides. `incarnation` names
     one life of the node's store (hex), `boots` counts its starts, `barrier_seq` its synced batches: they let a peer see
-    that a store was replaced or rolled back. `chart_hash` and `reducer_version` say what the node can reduce.
+    that a store was replaced or rolled back. `rejoining` says that it was made in place of another and is not accepted
+    yet; `seen` is what the node knows of every member's store. `chart_hash` and `reducer_version` say what it can
+    reduce.
     """
 
     cluster_id: _Name
@@ -185,6 +205,8 @@ class Hello(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     incarnation: _Hex
     boots: _Counter
     barrier_seq: _Counter
+    rejoining: bool
+    seen: Annotated[dict[_Name, tuple[_Hex, _Counter]], msgspec.Meta(max_length=MEMBERS_MAX)]
     term: _Counter
     last_index: _Counter
     last_term: _Counter

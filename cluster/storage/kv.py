@@ -152,7 +152,8 @@ class RocksKeyValue:
         """Open an existing store, recovering its write-ahead log. Raises StoreMissing."""
         if not (path / "CURRENT").exists():
             raise StoreMissing(
-                f"no store at {path}: `swoosh init` creates one with a new cluster, nothing recreates it"
+                f"no store at {path}: `swoosh init` creates one with a new cluster; where there was one, "
+                "`swoosh serve --rejoin` makes another, which the members must accept"
             )
         return cls(path, create=False)
 

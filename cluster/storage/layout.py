@@ -8,6 +8,8 @@
 | META      | `halt`                                   | since when no majority agrees; gone once one does          |
 | META      | `diverged`                               | where this node's state contradicted the majority's        |
 | META      | `raft`                                   | term, vote, incarnation (cluster/raft/journal.py)          |
+| META      | `members`                                | the members' stores as last seen (cluster/raft/members.py) |
+| META      | `members`                                | what is known of the peers' stores (cluster/raft/members.py) |
 | LOG       | index                                    | an entry (cluster/raft/journal.py)                         |
 | HEAD      | project                                  | the head row of a project: hashes of state and chains      |
 | PROJECT   | project `NUL` region                     | a region, its collections left out                         |
@@ -23,7 +25,7 @@
 
 Integers in keys are 8 bytes, big-endian, so that keys sort as numbers do. `NUL` is in no project id, region, kind or
 idempotency key, and sorts below all that is, so a project's rows lie together and projects lie in the order of their
-ids. Everything here but META's `raft` and LOG is written by `Store` alone.
+ids. Everything here but META's `raft` and `members`, and LOG, is written by `Store` alone.
 
 This module must never read or write: it turns names into keys and back.
 """
@@ -41,6 +43,9 @@ CHECKPOINT = b"checkpoint"
 HALT = b"halt"
 DIVERGED = b"diverged"
 RAFT = b"raft"
+MEMBERS = b"members"
+JOURNALED = frozenset((RAFT, MEMBERS))
+"""What of META the journal writes, in its own form."""
 SHARED_META = frozenset((APPLIED, GENESIS, CHECKPOINT, HALT))
 """What of META is the same on every node at the same entry; everything else there is one node's own."""
 NODE_LOCAL = (Family.REJECTION, Family.SNAPSHOT)

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from cluster import config
+from cluster import config, faults
 from cluster.cli import main
 from cluster.cli.inspect import Survey, Verdict, print_status
+from cluster.cli.serve import replace_store
 from cluster.storage.kv import RocksKeyValue
 from cluster.storage.store import ORIGIN, Store
 from cluster.storage.witness import FileWitness
@@ -129,6 +130,22 @@ def test_windows_of_another_form_are_refused(tmp_path: Path, windows: str) -> No
     done = swoosh("init", tmp_path / "c", "--windows", windows)
     assert done.exit_code == 2
     assert not (tmp_path / "c").exists()
+
+
+@pytest.mark.parametrize("size", ["0", "2", "4", "6"])
+def test_a_group_has_one_three_or_five_members(tmp_path: Path, size: str) -> None:
+    done = swoosh("init", tmp_path / "c", "--nodes", size)
+    assert done.exit_code == 2
+    assert not (tmp_path / "c").exists()
+
+
+def test_a_group_of_one_cannot_rejoin_itself(tmp_path: Path) -> None:
+    assert swoosh("init", tmp_path / "c", "--nodes", "1").exit_code == 0
+    settings = config.load(tmp_path / "c" / "node-1" / "swoosh.toml", {})
+    with faults.raised(), pytest.raises(faults.Stopped) as stop:
+        replace_store(settings, settings.genesis(), config.packaged_chart(), confirmed=True)
+    assert stop.value.code is faults.ExitCode.MISCONFIGURED
+    assert not list((tmp_path / "c" / "node-1").glob("*.damaged-*"))
 
 
 def test_serve_never_makes_a_store(tmp_path: Path) -> None:

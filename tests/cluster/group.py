@@ -50,6 +50,8 @@ class NodeHost(OurHost):
 
     cluster: Group
     node: Node
+    beginning: genesis.Genesis
+    """What its store begins with."""
     chart: Chart | None = None
     """What its build has; None is the chart of the group."""
     claimed_chart: str | None = None
@@ -58,16 +60,24 @@ class NodeHost(OurHost):
 
     def __init__(self, cluster: Cluster, name: str) -> None:
         super().__init__(cluster, name)
-        people = self.cluster.people
-        document = {"genesis": genesis.encode(people.genesis)}
-        StateStore.create(self.store, genesis.initial_rows(people.genesis, people.chart), ORIGIN, document)
-        self.place = MemoryPlace(lambda: Store(self), self._examine)
-        self.place.store = self.store
-        self.shelf = MemoryShelf()
+        self.beginning = self.cluster.people.genesis
+        self._fill()
 
     def _examine(self, store: KeyValue, manifest: Manifest) -> str | None:
         report = verify.examine_state(store, self.cluster.people.chart, manifest)
         return str(report.findings) if report.findings else None
+
+    def _fill(self) -> None:
+        """The state before the first entry, and no snapshot."""
+        document = {"genesis": genesis.encode(self.beginning)}
+        StateStore.create(self.store, genesis.initial_rows(self.beginning, self.cluster.people.chart), ORIGIN, document)
+        self.place = MemoryPlace(lambda: Store(self), self._examine)
+        self.place.store = self.store
+        self.shelf = MemoryShelf()
+
+    def wipe(self, *, rejoining: bool = True) -> None:
+        super().wipe(rejoining=rejoining)
+        self._fill()
 
     def _begin(self) -> Coroutine[Any, Any, None]:
         return self.node.start()

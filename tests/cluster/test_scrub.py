@@ -225,5 +225,5 @@ def test_layout_keeps_the_raft_row_apart() -> None:
     kv = MemoryKeyValue()
     store = filled(kv)
     kv.write(batch, sync=True)
-    with pytest.raises(Corrupt, match="term and vote"):
+    with pytest.raises(Corrupt, match="'raft'"):
         whole_pass(store)

@@ -81,6 +81,8 @@ def test_another_build_refuses_it() -> None:
     [
         ({"nonce": "ab"}, "nonce"),
         ({"nodes": []}, "nodes"),
+        ({"nodes": ["n1", "n2"]}, "nodes"),
+        ({"nodes": ["n1", "n2", "n3", "n4"]}, "nodes"),
         ({"nodes": ["n1", "n1"]}, "nodes"),
         ({"nodes": ["Node_1"]}, "nodes"),
         ({"identities": [{"name": "x", "principal": "alice", "roles": []}]}, "identities"),

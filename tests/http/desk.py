@@ -252,6 +252,7 @@ class FakeRaft:
         self.first_index = 1
         self.retention = SimpleNamespace(leases=dict)
         self.behind = 0
+        self.rejoining = False
 
     @property
     def applied_index(self) -> int:
@@ -266,7 +267,8 @@ class FakeRaft:
         return self.applied_index + self.behind
 
     def peers(self) -> list[PeerStatus]:
-        return [PeerStatus(peer, peer not in self.down, self.applied_index, 0, 5) for peer in ("n2", "n3")]
+        up = {peer: peer not in self.down for peer in ("n2", "n3")}
+        return [PeerStatus(peer, up[peer], self.applied_index, 0, 5, up[peer], False, "5c" * 16) for peer in up]
 
     def quorum_heard(self) -> bool:
         return len(self.down) < 2

@@ -46,9 +46,12 @@ Message = dict[str, Any]
 T = TypeVar("T")
 
 APPLIED = b"applied"
+REJOINED = b"rejoined "
+"""Begins a body that names a node and the incarnation accepted for it from here on."""
 STAMP = struct.Struct(">Q")
 IDENTITY = Identity("c", "g", 1, "m", "chart", "1")
 RESTART_SECONDS = 0.3
+REDIAL = 0.5
 CALM = Timing(election_min=500.0, election_max=600.0)
 """No election happens unless a test asks for one."""
 
@@ -202,6 +205,10 @@ class Host:
     def deliver(self, peer: str, message: Message) -> None:
         raise NotImplementedError
 
+    def greets(self, peer: Host) -> bool:
+        """Hear a peer's hello; False refuses the link."""
+        return True
+
     def connected(self, peer: str) -> None:
         raise NotImplementedError
 
@@ -273,14 +280,18 @@ class Recorder:
     def apply(self, index: int, term: int, payload: bytes | None) -> object:
         assert index == self.applied + 1, f"{self.host.name} applies {index} after {self.applied}"
         batch = Batch()
+        body = b"" if payload is None else payload[STAMP.size :]
         if payload is not None:
             self.host.apply_attempts += 1
-            self.host.poison(self.host.name, payload[STAMP.size :])
+            self.host.poison(self.host.name, body)
             batch.put(Family.HEAD, index.to_bytes(8), payload)
         batch.put(Family.META, APPLIED, index.to_bytes(8))
         self.host.store.write(batch, sync=False)
         self.applied = index
         self.host.cluster.note_applied(self.host.name, index, payload)
+        if body.startswith(REJOINED):
+            node, incarnation = body.decode().split()[1:]
+            self.host.raft.accept({node: incarnation})
         return index
 
     def stamp_of(self, payload: bytes) -> int:
@@ -301,6 +312,8 @@ class OurHost(Host):
 
     def __init__(self, cluster: Cluster, name: str) -> None:
         super().__init__(cluster, name)
+        self.hellos: dict[str, tuple[wire.Hello, str | None]] = {}
+        self.wipes = 0
         self.store, self.witness = Store(self), MemoryWitness()
         Journal.create(self.store, self.witness, cluster_id="c", node=name, incarnation=name.encode().rjust(16))
         self.clock = NodeClock(cluster.loop, self.run)
@@ -363,10 +376,28 @@ class OurHost(Host):
         self.raft.on_message(peer, message)
         self.raft.after_messages()
 
+    def wipe(self, *, rejoining: bool = True) -> None:
+        """The disk is lost, and a new store made in its place; `rejoining=False` is what nobody should do."""
+        assert not self.alive
+        self.wipes += 1
+        self.store, self.witness = Store(self), MemoryWitness()
+        incarnation = f"{self.name}/{self.wipes}".encode().rjust(16)
+        Journal.create(
+            self.store, self.witness, cluster_id="c", node=self.name, incarnation=incarnation, rejoining=rejoining
+        )
+
+    def rejoined(self) -> bytes:
+        """The body that accepts the store this node has now."""
+        return REJOINED + f"{self.name} {self.journal.incarnation.hex()}".encode()
+
+    def greets(self, peer: Host) -> bool:
+        assert isinstance(peer, OurHost)
+        hello = peer.raft.local_hello()
+        self.run(lambda: self.hellos.__setitem__(peer.name, (hello, self.raft.on_hello(peer.name, hello))))
+        return self.alive and self.hellos[peer.name][1] is None
+
     def connected(self, peer: str) -> None:
-        refusal = self.raft.on_hello(peer, self.cluster.ours(peer).raft.local_hello())
-        assert refusal is None, refusal
-        self.raft.on_connected(peer)
+        self.raft.on_connected(peer, self.hellos[peer][0])
 
     def disconnected(self, peer: str) -> None:
         self.raft.on_disconnected(peer)
@@ -709,6 +740,9 @@ class Cluster:
         first, second = self.hosts[a], self.hosts[b]
         pair = frozenset((a, b))
         if pair in self._cut or not (first.serving and second.serving) or b in first.links:
+            return
+        if not (first.greets(second) & second.greets(first)):
+            self.later(REDIAL, lambda: self.connect(a, b))
             return
         first.links.add(b)
         second.links.add(a)

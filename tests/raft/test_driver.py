@@ -366,7 +366,16 @@ def test_peers_and_quorum_as_the_leader_sees_them() -> None:
         group.run(2.0)
         seen = {peer.id: peer for peer in leader.raft.peers()}
         last = leader.raft.last_index
-        assert seen[present.name] == PeerStatus(present.name, True, last, 0, seen[present.name].last_contact_ms)
+        assert seen[present.name] == PeerStatus(
+            present.name,
+            reachable=True,
+            match_index=last,
+            lag=0,
+            last_contact_ms=seen[present.name].last_contact_ms,
+            counts=True,
+            rejoining=False,
+            incarnation=group.ours(present.name).journal.incarnation.hex(),
+        )
         assert not seen[gone.name].reachable
         assert (seen[gone.name].last_contact_ms or 0) > 1000
         assert leader.raft.quorum_heard()

@@ -66,6 +66,8 @@ class Door:
             "incarnation": "5c" * 16,
             "boots": 1,
             "barrier_seq": 1,
+            "rejoining": False,
+            "seen": {},
             "term": USURPED_TERM,
             "last_index": 1,
             "last_term": 1,
@@ -80,7 +82,9 @@ class Door:
 
 USURPATION = (
     wire.encode({"type": "welcome"}),
-    wire.encode({"type": "request_vote", "term": USURPED_TERM, "last_log_index": 10**6, "last_log_term": USURPED_TERM}),
+    wire.encode(
+        {"type": "request_vote", "term": USURPED_TERM, "last_log_index": 10**6, "last_log_term": USURPED_TERM, "b": 1}
+    ),
     wire.encode({"type": "stale_term", "t": USURPED_TERM}),
 )
 

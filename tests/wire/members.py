@@ -51,6 +51,8 @@ def hello(node: str, **changes: object) -> Hello:
         "incarnation": "0f" * 8,
         "boots": 1,
         "barrier_seq": 7,
+        "rejoining": False,
+        "seen": {node: ("0f" * 8, 7)},
         "term": 3,
         "last_index": 40,
         "last_term": 3,
@@ -83,7 +85,7 @@ class Notes:
             self._note("refused", peer_id)
         return self.refuse
 
-    def on_connected(self, peer_id: str) -> None:
+    def on_connected(self, peer_id: str, hello: Hello) -> None:
         self._note("connected", peer_id)
 
     def on_disconnected(self, peer_id: str) -> None:

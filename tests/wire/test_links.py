@@ -138,6 +138,7 @@ async def test_a_large_append_arrives_whole(arrive: Arrive) -> None:
         "prevLogIdx": 11,
         "prevLogTerm": 2,
         "entries": entries,
+        "seen": {},
     }
     assert n1.transport.raw("n2", append)
     await n2.notes.until(lambda: bool(n2.notes.messages))
@@ -389,6 +390,7 @@ async def test_a_peer_that_does_not_read_loses_its_link(arrive: Arrive, papers: 
         "prevLogIdx": 11,
         "prevLogTerm": 2,
         "entries": entries,
+        "seen": {},
     }
     sent = sum(n1.transport.raw("n2", append) for _ in range(64))
     assert 4 <= sent < 24, "8 MiB wait here; the kernel takes some besides"
