@@ -103,7 +103,7 @@ class Node:
         self._pulse_timer: Handle | None = None
         self._moved_on: asyncio.Future[None] | None = None
         self._started_at = clock.monotonic()
-        self._heard_at = float("-inf")
+        self._heard_at = self._current_at = float("-inf")
         self._caught_up = self._stopping = False
         self.recovery_s: float | None = None
         """Seconds from start to ready; None before."""
@@ -212,7 +212,9 @@ class Node:
             try:
                 await self.raft.caught_up(self.clock.monotonic() + CATCH_UP_SECONDS)
                 self._caught_up = True
-                self._heard_at = self.clock.monotonic()  # a leader has just confirmed itself to this node
+                self._heard_at = self._current_at = (
+                    self.clock.monotonic()
+                )  # a leader has just confirmed itself to this node
                 self.recovery_s = self.clock.monotonic() - self._started_at
                 _log.info("ready", recovery_s=round(self.recovery_s, 3), index=self.raft.applied_index)
             except (NotLeader, NoQuorum):
@@ -228,6 +230,7 @@ class Node:
 
     def _pulse(self) -> None:
         self.age_s()
+        self._silent_s()
         self.checkpoints.tick()
         self.disk.look()
         if self.disk.is_stalled:
@@ -444,7 +447,7 @@ class Node:
             reasons.append("catching up with the leader's commit index")
         if self.disk.is_stalled:
             reasons.append(self.disk.trouble or "")
-        if self.age_s() > 2 * self.config.timing.election_max + 2 * PULSE_SECONDS:
+        if self._silent_s() > 2 * self.config.timing.election_max + 2 * PULSE_SECONDS:
             reasons.append("no majority heard")
         return reasons
 
@@ -470,7 +473,14 @@ class Node:
         return self._stopping
 
     def age_s(self) -> float:
-        """Seconds since a majority was last known to be heard: how old a local read may be."""
+        """Seconds since this node was last known to have applied all there was: how old a local read may be. Counted
+        from when the leader was heard; what it said can have been on its way for as long as a link may be silent."""
+        if self.raft.is_current():
+            self._current_at = self.clock.monotonic()
+        return self.clock.monotonic() - self._current_at
+
+    def _silent_s(self) -> float:
+        """Seconds since a majority was last known to be heard."""
         if self.raft.quorum_heard():
             self._heard_at = self.clock.monotonic()
         return self.clock.monotonic() - self._heard_at

@@ -15,6 +15,7 @@ from chaos.history import Attempt, Event, Read, Verdict
 from chaos.simulation.plan import Step
 from chaos.simulation.web import Caller
 from cluster.entropy import SeededEntropy
+from cluster.raft.transport import IDLE_SECONDS
 from swoosh.client import Client, Key
 from swoosh.client.answers import Accepted, Outcome, Refused, Rejected, Unavailable
 from swoosh.client.client import Draft
@@ -25,8 +26,9 @@ from swoosh.state import GENESIS_HASH
 if TYPE_CHECKING:
     from chaos.simulation.world import World
 
-STALENESS_SECONDS = 5.0 + 1.0
-"""What a local read promises (the default of `max_staleness`), and the time its answer takes to come."""
+STALENESS_SECONDS = 5.0 + IDLE_SECONDS + 1.0
+"""What a local read promises (the default of `max_staleness`), how long what it rests on may have been on its way, and
+the time its answer takes to come."""
 PATIENCE = Policy(budget=8.0, attempt=3.0)
 POOLS = ("east", "west")
 

@@ -83,7 +83,9 @@ class Host:
         self.full = self.sync_fails = False
         self.sync_seconds = 0.0
         self.damaged = False
-        """What it once promised may be gone: whatever it says counts for nothing, until a new store is accepted."""
+        """What it once promised may be gone: it is not to be relied on until a new store is accepted in its place."""
+        self.gone = False
+        """There is no store to start on."""
         self.backup: tuple[MemoryKeyValue, Mark | None, MemoryShelf] | None = None
         self.new_store(rejoining=False)
 
@@ -95,6 +97,7 @@ class Host:
     def new_store(self, *, rejoining: bool) -> None:
         """As `swoosh init` makes the first, and `swoosh serve --rejoin` another in its place."""
         self.stores += 1
+        self.gone = False
         world = self.world
         self.place = MemoryPlace(lambda: Disk(self), self._examine)
         self.witness, self.shelf = MemoryWitness(), MemoryShelf()
@@ -145,7 +148,7 @@ class Host:
 
     def start(self) -> None:
         """Start the process, unless it runs."""
-        if self.life is None:
+        if self.life is None and not self.gone:
             self.lives += 1
             self.stopped = None
             self.life = Life(self)

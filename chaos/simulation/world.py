@@ -128,6 +128,7 @@ class World:
             self.hosts[name].set_wall_offset(offset)
         self._started_at = 0.0
         self._due: list[asyncio.TimerHandle] = []
+        self._replaced: list[Host] = []
 
     def _genesis(self) -> Genesis:
         nodes = [Registered(name, key.principal, NODE_ROLES) for name, key in self.node_keys.items()]
@@ -197,7 +198,7 @@ class World:
             due.cancel()
         self.network.heal()
         for host in self.hosts.values():
-            if host.damaged and not (host.life is not None and host.life.listening and host.life.raft.rejoining):
+            if host.damaged and host not in self._replaced:
                 self._rejoin(host)
             host.full = host.sync_fails = False
             host.sync_seconds = 0.0
@@ -374,14 +375,16 @@ class World:
         host = self.hosts[name]
         if self._may_damage(host):
             host.kill()
+            host.gone = True
             self._damaged(host, step)
 
     def _may_damage(self, host: Host) -> bool:
         """Whether all that was promised stays promised without this disk."""
         for other in self.hosts.values():
             life = other.life
-            if other.damaged and life is not None and life.listening and life.node.ready is None:
-                other.damaged = life.raft.rejoining
+            if other in self._replaced and life is not None and life.listening and not life.raft.rejoining:
+                self._replaced.remove(other)
+                other.damaged = False
         damaged = [other for other in self.hosts.values() if other.damaged]
         return not host.damaged and 2 * (len(damaged) + 1) < len(self.hosts)
 
@@ -393,6 +396,7 @@ class World:
         """An operator sees what is wrong, and starts the node with `--rejoin`."""
         host.kill()
         host.new_store(rejoining=True)
+        self._replaced.append(host)
         host.start()
 
     def _do_slow_disk(self, name: str, step: Step) -> None:

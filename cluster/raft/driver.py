@@ -820,6 +820,14 @@ class Raft:
             incarnation=linked.incarnation if linked else None,
         )
 
+    def is_current(self) -> bool:
+        """What is applied here was all there was, as far as a leader that a majority stands behind has told."""
+        if self.stalled_s is not None or not self.quorum_heard():
+            return False
+        if self.role is Role.LEADER:
+            return self.applied_index >= self.commit_index
+        return self._guard.hears_leader() and self.applied_index >= self._guard.leader_commit
+
     def quorum_heard(self) -> bool:
         """A majority of the group, this node included, was heard within an election timeout."""
         oldest = self._clock.monotonic() - self._timing.election_max

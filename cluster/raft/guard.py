@@ -86,6 +86,8 @@ class Guard:
         self._stamp_of, self._skew, self._clock, self._entropy, self._timing = stamp_of, skew, clock, entropy, timing
         self._stall = stall
         self._heard_at = clock.monotonic() - timing.election_max
+        self.leader_commit = 0
+        """What the leader heard last had committed."""
         self._leader_of_term = (0, "")
         self._vouched: int | None = None
         self._ahead: tuple[int, int, int] | None = None
@@ -158,8 +160,11 @@ class Guard:
         linked = self._members.linked(peer)
         if linked is None or "b" not in message:
             return
-        if lost := self._members.lost(peer, linked.incarnation, message["b"]):
-            raise Refused(f"its store has lost {lost} synced batches")
+        # Against what came over this very link, which keeps its order. What others know of the sender may be news that
+        # overtook this message; a store that went back since then says so in its hello.
+        if message["b"] < linked.sequence:
+            raise Refused(f"its store has lost {linked.sequence - message['b']} synced batches")
+        linked.sequence = message["b"]
         self._members.note(peer, linked.incarnation, message["b"])
 
     def hear(self, peer: str, seen: Seen) -> None:
@@ -178,6 +183,7 @@ class Guard:
         if self._is_ahead(message):
             return None
         self._heard_at = self._clock.monotonic()
+        self.leader_commit = message["commit_index"]
         self._elected_to_campaign = self._transfer_until is not None
         message, self._vouched = without_known_entries(self._journal, message)
         return message

@@ -37,12 +37,13 @@ Seen = Mapping[str, tuple[str, int]]
 """What one node knows of every member's store, itself included; travels in hellos and appends."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Linked:
-    """What is at the other end of a link."""
+    """What is at the other end of a link. ``sequence`` is the highest number it has named over this link."""
 
     incarnation: str
     rejoining: bool
+    sequence: int
 
 
 class Members:
@@ -94,7 +95,7 @@ class Members:
 
     def link(self, peer: str, incarnation: str, sequence: int, *, rejoining: bool) -> bool:
         """A link is up. A rejoining store never counts for being the first one seen. True as in `hear`."""
-        self._linked[peer] = Linked(incarnation, rejoining)
+        self._linked[peer] = Linked(incarnation, rejoining, sequence)
         pinned = not rejoining and self._pin(peer, incarnation)
         self.note(peer, incarnation, sequence)
         return pinned
