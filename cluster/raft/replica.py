@@ -212,7 +212,9 @@ class Replica(SyncObj):
             following = journal.last_index + 1
             self._on_behind(peer)
         flight = self._flight(peer)
-        previous = flight.last_index if flight and not entries else following - 1
+        previous = following - 1
+        if flight and not entries and flight.last_index >= journal.first_index:  # the log may have been cut since
+            previous = flight.last_index
         batch = journal[following - journal.first_index :] if entries else []
         if batch:
             self._flights[peer] = Flight(self.raftCurrentTerm, batch[-1][1], self._clock.monotonic())
