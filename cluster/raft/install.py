@@ -96,6 +96,9 @@ class Installer:
 
     async def run(self, applied: Callable[[], int]) -> None:
         """Install what is asked for, until cancelled. `applied` is the index the node has reached by itself."""
+        half = self._place.offered()
+        if half is None or half.manifest.last_applied_index <= applied():
+            await self._place.discard()
         while True:
             await self._asked.wait()
             self._asked.clear()
@@ -106,6 +109,7 @@ class Installer:
                 _log.warning("no snapshot was installed", reason=str(error))
             finally:
                 self.progress = None
+                self._asked.clear()  # the leader asks again if there is still need
 
     async def recover(self, least: int) -> None:
         """Instead of taking part, where this node's own state is known to be wrong: install a snapshot that its log
