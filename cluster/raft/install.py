@@ -39,8 +39,9 @@ ASK_SECONDS = 5.0
 OFFER_SECONDS = 120.0
 """A donor reads every file once before it offers them."""
 RETRY_SECONDS = 1.0
-PIECE_BYTES = 1 << 20
-"""Asked for at a time, and never more than a second's worth."""
+PIECE_SECONDS = 30.0
+PIECE_BYTES = 256 << 10
+"""Asked for at a time, and never more than a second's worth: a narrow link still brings it within its time."""
 BYTES_PER_SECOND = 32 << 20
 
 _log = structlog.get_logger(__name__)
@@ -96,6 +97,9 @@ class Installer:
 
     async def run(self, applied: Callable[[], int]) -> None:
         """Install what is asked for, until cancelled. `applied` is the index the node has reached by itself."""
+        half = self._place.offered()
+        if half is None or half.manifest.last_applied_index <= applied():
+            await self._place.discard()
         while True:
             await self._asked.wait()
             self._asked.clear()
@@ -106,6 +110,7 @@ class Installer:
                 _log.warning("no snapshot was installed", reason=str(error))
             finally:
                 self.progress = None
+                self._asked.clear()  # the leader asks again if there is still need
 
     async def recover(self, least: int) -> None:
         """Instead of taking part, where this node's own state is known to be wrong: install a snapshot that its log
@@ -181,14 +186,16 @@ class Installer:
             while at < file.size:
                 asked = min(PIECE_BYTES, self._bytes_per_second, file.size - at)
                 ask = self._donors.read(offer.donor, self.progress.index, file.name, at, asked)
-                piece = await self._within(ASK_SECONDS, ask)
+                began = self._clock.monotonic()
+                piece = await self._within(PIECE_SECONDS, ask)
                 if not 0 < len(piece) <= asked:
                     raise Corrupt(f"{offer.donor} gave {len(piece)} bytes of {file.name} where {asked} were asked for")
                 await self._place.append(file.name, piece)
                 at += len(piece)
                 self.progress.received += len(piece)
                 faults.failpoint("install.piece")
-                await self._clock.sleep(len(piece) / self._bytes_per_second)
+                elapsed = self._clock.monotonic() - began
+                await self._clock.sleep(max(0.0, len(piece) / self._bytes_per_second - elapsed))
 
     async def _within(self, seconds: float, work: Coroutine[Any, Any, T]) -> T:
         """The result of `work`, or Unreachable when it takes longer."""

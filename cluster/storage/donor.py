@@ -6,6 +6,7 @@ removes one. Nothing is copied or held in memory, and nothing here decides who s
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,7 +14,7 @@ from cluster.clock import Clock
 from cluster.storage.incoming import File, Offer
 from swoosh.snapshot import Manifest
 
-LOAN_SECONDS = 30.0
+LOAN_SECONDS = 60.0
 """A borrower that has asked for nothing for so long has found another donor, or died."""
 READ_BYTES_MAX = 1 << 20
 
@@ -71,9 +72,12 @@ class Donor:
         manifest = next((each for each in self._shelf.manifests() if each.last_applied_index == index), None)
         if manifest is None:
             return None
-        loan = self._loan = Loan(peer, index, self._due())
-        files = await self._shelf.files(index)
-        loan.names, loan.until = frozenset(file.name for file in files), self._due()
+        loan = self._loan = Loan(peer, index, math.inf)
+        try:
+            files = await self._shelf.files(index)
+        finally:
+            loan.until = self._due()
+        loan.names = frozenset(file.name for file in files)
         return Offer(self._node, manifest, files)
 
     async def read(self, peer: str, index: int, name: str, offset: int, size: int) -> bytes | None:

@@ -164,7 +164,7 @@ class DirectoryPlace:
         await _in_thread(lambda: self._begin(offer))
 
     def _begin(self, offer: Offer) -> None:
-        shutil.rmtree(self._incoming, ignore_errors=True)
+        self._clear()
         self._incoming.mkdir()
         for file in offer.files:
             (self._incoming / file.name).touch()
@@ -204,7 +204,12 @@ class DirectoryPlace:
         return f"{FIRST_STORE}-{int(number or 0) + 1}"
 
     async def discard(self) -> None:
-        await _in_thread(lambda: shutil.rmtree(self._incoming, ignore_errors=True))
+        await _in_thread(self._clear)
+
+    def _clear(self) -> None:
+        """With the copies beside it, in which a check that was killed was reading."""
+        for path in self._data.glob(f"{INCOMING_NAME}*"):
+            shutil.rmtree(path, ignore_errors=True)
 
     # --- at the next start --------------------------------------------------------------------------------------------
 
@@ -238,7 +243,7 @@ class DirectoryPlace:
         self.withdraw()
 
     def withdraw(self) -> None:
-        shutil.rmtree(self._incoming, ignore_errors=True)
+        self._clear()
         (self._data / READY_NAME).unlink()
         kv.sync_directory(self._data)
 

@@ -242,6 +242,7 @@ def test_a_transfer_goes_on_where_it_was_when_the_link_comes_back() -> None:
         progress = follower.node.installer.progress
         assert progress is not None
         received = progress.received
+        assert "installing a snapshot" in follower.node.missing
         group.isolate(follower)
         group.run_until(lambda: follower.node.installer.progress is None)
         group.heal()

@@ -12,6 +12,8 @@ import msgspec
 import pytest
 
 from cluster.clock import ManualClock
+from cluster.http.snapshots import PeerDonors
+from cluster.raft.install import Installer
 from cluster.raft.journal import Journal
 from cluster.storage.donor import LOAN_SECONDS, Donor
 from cluster.storage.incoming import DirectoryPlace, File, Offer, current_store
@@ -217,6 +219,23 @@ def test_no_file_of_an_offer_leads_out_of_its_place(names: tuple[str, ...]) -> N
     manifest = Manifest(1, 1, "", 0, "", "")
     with pytest.raises(Corrupt):
         Offer("n1", manifest, tuple(File(name, 1, "") for name in names)).check()
+
+
+@pytest.mark.parametrize(("applied", "stays"), [(AT - 1, True), (AT, False)])
+async def test_half_a_checkpoint_stays_only_as_long_as_it_could_be_of_use(
+    home: Home, applied: int, stays: bool
+) -> None:
+    place = DirectoryPlace(home.path, examine_in_background)
+    await place.begin(msgspec.json.decode((home.donor / "offer").read_bytes(), type=Offer))
+    (home.path / "incoming.reading-1").mkdir()
+    installer = Installer(["n1"], place, PeerDonors(None), ManualClock())  # type: ignore[arg-type]
+    running = asyncio.create_task(installer.run(lambda: applied))
+    for _ in range(500):
+        await asyncio.sleep(0.01)
+        if stays or not home.names() - {"store", "witness"}:
+            break
+    running.cancel()
+    assert home.names() == {"store", "witness", *({"incoming", "incoming.reading-1"} if stays else ())}
 
 
 # --- lending ----------------------------------------------------------------------------------------------------------

@@ -73,7 +73,7 @@ async def test_a_follower_behind_the_cut_comes_back_by_a_snapshot(found: Found) 
     await cluster.agreed()
 
 
-@pytest.mark.parametrize("place", ["install.piece", "install.ready", "install.moved", "install.renamed"])
+@pytest.mark.parametrize("place", ["install.piece", "install.moved"])
 async def test_a_kill_in_the_middle_of_an_install_is_made_good(found: Found, place: str) -> None:
     cluster = found("--windows", "always_open")
     follower = await left_behind(cluster)
