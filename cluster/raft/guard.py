@@ -243,7 +243,7 @@ class Guard:
         return message
 
     def _timeout_now(self, peer: str, message: Message) -> Message | None:
-        if message["term"] != self._core.raftCurrentTerm or peer != self._core.leader_id() or self._core.is_suspended():
+        if message["term"] != self._core.raftCurrentTerm or peer != self._core.leader_id():
             return None
         # The leader itself asks: no pre-vote. Its heartbeats are ignored until then, but not for ever.
         self._elected_to_campaign = True

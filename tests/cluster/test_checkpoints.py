@@ -210,16 +210,31 @@ def test_a_leader_that_differs_hands_over_and_stops_and_nothing_it_computed_leav
             each.cancel()
 
 
+def without_successor(group: Group) -> NodeHost:
+    """A leader that differs, and is about to hear of it, where nobody takes over from it."""
+    odd = group.leading()
+    lose_a_bit(odd)
+    for peer in others(group, odd):
+        peer.raft.suspend("the test wants no successor")
+    index = odd.node.machine.position.index
+    for host in group.live():
+        host.node.checkpoints._own[index] = host.node.machine.cluster_hash
+    return odd
+
+
 def test_a_leader_whose_successor_does_not_come_stops_all_the_same() -> None:
     with Group(113, checkpoint_every=EVERY) as group:
-        odd = group.leading()
-        lose_a_bit(odd)
-        for peer in others(group, odd):
-            peer.raft.suspend("the test wants no successor")
-        index = odd.node.machine.position.index
-        for host in group.live():
-            host.node.checkpoints._own[index] = host.node.machine.cluster_hash
+        odd = without_successor(group)
         group.run_until(lambda: not odd.alive, 5.0)
+        stopped_as_diverged(odd)
+
+
+def test_a_leader_killed_while_it_hands_over_starts_no_more() -> None:
+    with Group(117, checkpoint_every=EVERY) as group:
+        odd = without_successor(group)
+        group.run_until(lambda: odd.raft.suspended is not None)
+        odd.run(odd.kill)
+        odd.start()
         stopped_as_diverged(odd)
 
 
