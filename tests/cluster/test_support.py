@@ -73,6 +73,21 @@ def test_a_build_without_the_chart_stores_and_votes_and_does_nothing_else() -> N
         assert away.node.machine.project(made[0].project) is not None, "elected with its vote"
 
 
+def test_it_applies_nothing_at_its_start_either() -> None:
+    """Its log and its commit index reach further than its state."""
+    with Group(138) as group:
+        leader = group.leading()
+        odd = others(group, leader)[0]
+        odd.raft.suspend("the test wants entries that are committed and not applied")
+        applied = odd.node.machine.position
+        for number in range(3):
+            accepted(group.propose(leader.name, group.create(f"p{number}")))
+        group.run_until(lambda: odd.raft.last_index == leader.raft.last_index)
+        odd.store.flush()
+        with_other_build(group, odd.name)
+        assert odd.raft.commit_index > applied.index and odd.node.machine.position == applied
+
+
 def test_it_never_campaigns_nor_takes_over() -> None:
     with Group(134) as group:
         leader = group.leading()

@@ -144,8 +144,8 @@ def test_an_effect_that_raises_is_internal_and_says_the_same_everywhere(monkeypa
 
 
 def test_a_fact_whose_judgement_raises_is_internal(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(facts, "refusal", lambda *_, **__: 1 // 0)
     solo = at_work().fork()
+    monkeypatch.setattr(facts, "refusal", lambda *_, **__: 1 // 0)
     outcome = solo.fact(*license_fact(solo))
     assert isinstance(outcome, Refused) and (outcome.code, outcome.reasons) == (Code.INTERNAL, ("ZeroDivisionError",))
 
@@ -157,9 +157,9 @@ def test_what_says_that_the_process_is_unwell_is_no_outcome(
     def fails(*_: object, **__: object) -> None:
         raise unwell("planted")
 
+    solo = at_work().fork()
     monkeypatch.setitem(EFFECTS, "record_pause", fails)
     monkeypatch.setattr(facts, "refusal", fails)
-    solo = at_work().fork()
     before = solo.machine.position
     with pytest.raises(unwell):
         solo.apply(solo.item(solo.document("CONTROL_PAUSED", {"reason": "audit"})))
