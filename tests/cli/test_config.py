@@ -67,6 +67,7 @@ def test_a_variable_nobody_knows_is_noticed(file: Path) -> None:
         ("[raft]\nheartbeat_ms = 'fast'", r"raft\.heartbeat_ms"),
         ("[raft]\nelection_min_ms = 60", "election_min_ms"),
         ("[http]\nlisten = '127.0.0.1:1'\nrate_per_ip = -1", "rates are not negative"),
+        ("[disk]\nfree_min_mib = -1", "free_min_mib is not negative"),
         ("[http]\nlisten = '127.0.0.1'", r"http\.listen: expected host:port"),
         ("[http]\nlisten = '127.0.0.1:70000'", r"http\.listen: expected host:port"),
         ("[members]\nnode-2 = '127.0.0.1:1'", "node-1, this node, is missing"),
