@@ -154,7 +154,8 @@ async def _signed_by(request: web.Request, response: web.StreamResponse) -> None
     except Corrupt as error:
         faults.fatal(ExitCode.DAMAGED, str(error), path=request.path)
     if node.stopping:
-        response.force_close()  # so that its next request goes to a node that stays
+        response.force_close()  # so that the next request goes to a node that stays
+        response.headers["Connection"] = "close"
     response.headers["Server"] = "SWOOSH"
     response.headers["X-Swoosh-Node"] = node.config.node_id
     response.headers["X-Swoosh-Leader"] = node.raft.leader or ""

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn, Protocol
 
 import msgspec
-from rocksdict import Checkpoint, DBRecoveryMode, Options, Rdict, ReadOptions, WriteBatch, WriteOptions
+from rocksdict import Checkpoint, DBRecoveryMode, Options, Rdict, ReadOptions, WriteBatch
 
 from cluster import faults
 from cluster.entropy import Entropy
@@ -134,8 +134,6 @@ class RocksKeyValue:
             _refuse_open(path, error)
         self._tables = {family: self._db.get_column_family(family.value) for family in Family}
         self._handles = {family: self._db.get_column_family_handle(family.value) for family in Family}
-        self._synced, self._unsynced = WriteOptions(), WriteOptions()
-        self._synced.sync = True
         # rocksdict notes its own settings in a plain file that RocksDB does not sync.
         sync_file(path / "rocksdict-config.json")
         sync_directory(path)
@@ -193,7 +191,11 @@ class RocksKeyValue:
                 case DeleteRange(family, start, end):
                     rocks.delete_range(start, end, self._handles[family])
         try:
-            self._db.write(rocks, self._synced if sync else self._unsynced)
+            self._db.write(rocks)
+            if sync:
+                # Not by a synced write: that one would keep the interpreter's lock, and with it every other thread, for
+                # as long as the disk takes. This syncs the log with all that was written to it, and lets them run.
+                self._db.flush_wal(True)
         except Exception as error:
             self._fail("write", error)
 

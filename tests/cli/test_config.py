@@ -69,6 +69,7 @@ def test_a_variable_nobody_knows_is_noticed(file: Path) -> None:
         ("[http]\nlisten = '127.0.0.1:1'\nrate_per_ip = -1", "rates are not negative"),
         ("[log]\nkeep_entries = 0", "keep_entries"),
         ("[install]\nmib_per_second = 0", "mib_per_second"),
+        ("[disk]\nfree_min_mib = -1", "free_min_mib is not negative"),
         ("[http]\nlisten = '127.0.0.1'", r"http\.listen: expected host:port"),
         ("[http]\nlisten = '127.0.0.1:70000'", r"http\.listen: expected host:port"),
         ("[members]\nnode-2 = '127.0.0.1:1'", "node-1, this node, is missing"),

@@ -74,6 +74,21 @@ async def test_ready_may_ask_for_a_lag(desk: Desk, ask: Caller) -> None:
     assert lagging.status == 503 and lagging.text == "7 entries behind\n"
 
 
+async def test_health_says_in_words_what_is_wrong(desk: Desk, ask: Caller) -> None:
+    well = (await ask.get("/health")).body
+    assert (well["status"], well["reason"]) == ("healthy", None)
+    desk.disk.trouble, desk.raft.stalled_s = "stalled: disk; a sync has taken 0.3 s so far", 0.3
+    stalled = (await ask.get("/health")).body
+    assert (stalled["status"], stalled["reason"]) == ("degraded", desk.disk.trouble)
+    assert "swoosh_disk_stalled_seconds 0.3" in (await ask.get("/metrics")).text
+
+
+async def test_a_node_that_leaves_asks_its_callers_to_connect_elsewhere(desk: Desk, ask: Caller) -> None:
+    assert "Connection" not in (await ask.get("/state")).headers
+    desk.stopping = True
+    assert (await ask.get("/state")).headers["Connection"] == "close"
+
+
 async def test_a_node_that_leaves_is_no_longer_ready(desk: Desk, ask: Caller) -> None:
     desk.missing = ["shutting down"]
     assert (await ask.get("/health/ready")).text == "shutting down\n"

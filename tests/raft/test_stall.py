@@ -135,6 +135,23 @@ def test_a_leader_that_cannot_write_falls_silent_and_is_replaced() -> None:
         assert group.fates[b"in doubt"] in (Fate.COMMITTED, Fate.UNKNOWN)
 
 
+def test_nothing_is_applied_behind_a_write_under_way_even_if_the_core_is_ticked() -> None:
+    with Cluster(14, latency=QUICK) as group:
+        leader = our_leader(group)
+        slow = follower_of(group, leader)
+        leader.propose(b"a")
+        group.run_until(lambda: b"a" in group.acknowledged())
+        slow.sync_seconds = once(0.4)
+        leader.propose(b"b")
+        group.run_until(lambda: slow.raft.stalled_s is not None)
+        assert slow.core().raftCommitIndex > slow.machine.applied, "what came with it commits what came before it"
+        applied = slow.machine.applied
+        slow.run(lambda: slow.core().doTick(0.0))
+        assert slow.machine.applied == applied
+        group.run(0.6)
+        assert slow.state() == [b"a", b"b"]
+
+
 def test_a_vote_waits_for_the_disk_and_arrives() -> None:
     """Every disk is slow, so every term begins with slow votes; there is a leader all the same."""
     with Cluster(5, latency=QUICK) as group:
@@ -190,9 +207,11 @@ def test_what_waited_on_an_ended_link_is_never_answered_on_the_next() -> None:
         group.run(0.1)
         answers.clear()
         group.disconnect(leader.name, slow.name)
-        group.run(0.5)
-        assert (slow.raft.stalled_s, answers) == (None, [])
         group.connect(leader.name, slow.name)
+        group.hold(leader.name, slow.name)
+        group.run(0.5)
+        assert (slow.raft.stalled_s, answers) == (None, []), "the next link has carried nothing yet"
+        group.release(leader.name, slow.name)
         group.run(0.5)
         assert slow.state() == leader.state() == [b"a"]
 
