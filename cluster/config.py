@@ -78,6 +78,7 @@ class _File(_Section, frozen=True, kw_only=True):
     key: str = "node.pem"
     data: str = "."
     snapshots: str = ""
+    projects_per_signer: int = 1_000
     http: _Http
     peer: _Peer
     members: dict[str, str]
@@ -95,6 +96,8 @@ class Config:
         license_path: the license fact the built-in provider reads; it need not exist.
         key_path: the node's Ed25519 key (PKCS #8 PEM).
         data_dir: holds the store, its witness and, unless said otherwise, the snapshots.
+        projects_per_signer: how many projects one signer may create in the life of the cluster, where this node leads;
+            0 is any number.
         forward_wait: how long a request is held while no leader is known.
         rate_per_signer: proposals a second that one signer may send to this node, as many at once; 0 is any number.
         rate_per_ip: the same for one address. Callers behind one proxy share its address.
@@ -114,6 +117,7 @@ class Config:
     snapshots_path: Path
     credentials: Credentials
     timing: Timing
+    projects_per_signer: int = 1_000
     forward_wait: float = 2.0
     rate_per_signer: int = 5_000
     rate_per_ip: int = 10_000
@@ -296,6 +300,7 @@ def _resolve(file: _File, folder: Path, notices: tuple[str, ...]) -> Config:
             skew_max_us=file.raft.skew_max_ms * 1000,
             ahead_max_us=file.raft.ahead_max_ms * 1000,
         ),
+        projects_per_signer=file.projects_per_signer,
         forward_wait=file.http.forward_wait_ms / 1000,
         rate_per_signer=file.http.rate_per_signer,
         rate_per_ip=file.http.rate_per_ip,
@@ -317,6 +322,8 @@ def _contradictions(file: _File) -> Iterator[str]:
         yield "raft, http: times are not negative"
     if min(file.http.rate_per_signer, file.http.rate_per_ip) < 0:
         yield "http: rates are not negative; 0 refuses nobody"
+    if file.projects_per_signer < 0:
+        yield "projects_per_signer is not negative; 0 refuses nobody"
 
 
 def _tokens(folder: Path, name: str) -> tuple[str, ...]:

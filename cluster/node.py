@@ -20,6 +20,7 @@ from cluster.admission import Admission
 from cluster.answers import Answer, Unavailable, not_admitted
 from cluster.clock import Clock, Handle, done_by
 from cluster.config import Config
+from cluster.creators import Creators
 from cluster.entropy import Entropy
 from cluster.faults import ExitCode
 from cluster.nodekey import NodeKey
@@ -75,10 +76,14 @@ class Node:
         entropy: Entropy,
     ) -> None:
         self.config, self.chart, self.store, self.snapshots, self.clock = config, chart, store, snapshots, clock
-        self.machine = Machine(chart, identity.cluster_id, store)
+        try:
+            self.machine = Machine(chart, identity.cluster_id, store)
+            creators = Creators(chart, store.first_records(), config.projects_per_signer)
+        except Corrupt as error:
+            faults.fatal(ExitCode.DAMAGED, str(error))
         self.admission = Admission(chart, identity.cluster_id, lambda: self.machine.registry, insecure=genesis.insecure)
         self.insecure = genesis.insecure
-        self.on_applied: list[Callable[[Applied], None]] = [snapshots.on_applied]
+        self.on_applied: list[Callable[[Applied], None]] = [snapshots.on_applied, creators.on_applied]
         self._forwarder = forwarder
         self._tasks: set[asyncio.Task[None]] = set()
         self._leading: list[asyncio.Task[None]] = []
@@ -90,7 +95,7 @@ class Node:
         self._caught_up = self._stopping = False
         self.recovery_s: float | None = None
         """Seconds from start to ready; None before."""
-        self._proposals = Proposals(config.node_id, self.machine, clock, self.spawn)
+        self._proposals = Proposals(config.node_id, self.machine, creators, clock, self.spawn)
         self.raft = Raft(
             me=config.node_id,
             members=genesis.nodes,

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -125,6 +126,14 @@ class Layer:
                 return tuple(self._judge_chained(place, proposals))
             case FactItem():
                 return (self._judge_fact(place, item),)
+
+    def absorb(self, above: Layer) -> None:
+        """Take over what a layer that rests on this one changed."""
+        self.projects.update(above.projects)
+        self.entries.update(above.entries)
+        self.steps += above.steps
+        self.known += above.known
+        self._registry = above.registry
 
     def applied(self, position: Position, outcomes: Iterable[ItemOutcome]) -> Applied:
         """What this layer changed, as rows and records."""
@@ -253,6 +262,10 @@ class Pending:
                 return oldest
         self.clear()
         return None
+
+    def steps(self) -> Iterator[Step]:
+        """Every accepted transition in flight, oldest first."""
+        return chain.from_iterable(speculation.layer.steps for speculation in self._speculations)
 
     def settle(self) -> None:
         """The oldest entry is committed state now: the next layer rests on that, so that no chain of layers grows."""

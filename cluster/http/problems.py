@@ -66,7 +66,7 @@ _OF_STATE = frozenset(
     {
         *(Code.IDEM_KEY_REUSED, Code.UNKNOWN_PROJECT, Code.STALE_STATE, Code.HLC_REGRESSION, Code.HLC_TIE),
         *(Code.HLC_SKEW, Code.TERMINATED, Code.PAUSED, Code.RECOVERING, Code.NOT_LICENSED, Code.CHART_MISMATCH),
-        Code.FACT_REFUSED,
+        *(Code.FACT_REFUSED, Code.TOO_MANY_PROJECTS),
     }
 )
 

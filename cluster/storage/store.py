@@ -146,6 +146,13 @@ class Store:
             head = _decoded("head row", _opened(Family.HEAD, key, value), dict[str, Any])
             yield key.decode(), HeadSummary(head["state_hash"], head["wal_head"], head["ledger_digest"])
 
+    def first_records(self) -> Iterator[bytes]:
+        """The first WAL record of every project that has any, in the order of ids."""
+        for key, _ in self.kv.iterate(Family.HEAD):
+            data = self.record(key.decode(), 1)
+            if data is not None:
+                yield data
+
     def project(self, project_id: str) -> Project | None:
         """A project, verified against its head row; None when nobody created it.
 

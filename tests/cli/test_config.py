@@ -37,6 +37,7 @@ def test_a_variable_overrides_the_file(file: Path) -> None:
     variables = {"SWOOSH_HTTP_LISTEN": "0.0.0.0:80", "SWOOSH_RAFT_ELECTION_MIN_MS": "700", "PATH": "x"}
     found = config.load(file, variables | {"SWOOSH_HTTP_RATE_PER_IP": "0"})
     assert (found.rate_per_ip, found.rate_per_signer) == (0, 5_000)
+    assert config.load(file, {"SWOOSH_PROJECTS_PER_SIGNER": "0"}).projects_per_signer == 0 != found.projects_per_signer
     assert found.http == ("0.0.0.0", 80)
     assert found.timing.election_min == 0.7
 
@@ -67,6 +68,7 @@ def test_a_variable_nobody_knows_is_noticed(file: Path) -> None:
         ("[raft]\nheartbeat_ms = 'fast'", r"raft\.heartbeat_ms"),
         ("[raft]\nelection_min_ms = 60", "election_min_ms"),
         ("[http]\nlisten = '127.0.0.1:1'\nrate_per_ip = -1", "rates are not negative"),
+        ("projects_per_signer = -1", "projects_per_signer is not negative"),
         ("[http]\nlisten = '127.0.0.1'", r"http\.listen: expected host:port"),
         ("[http]\nlisten = '127.0.0.1:70000'", r"http\.listen: expected host:port"),
         ("[members]\nnode-2 = '127.0.0.1:1'", "node-1, this node, is missing"),

@@ -56,7 +56,7 @@ class NodeHost(OurHost):
         self.transport = MemoryTransport(self)
         store = StateStore(self.store)
         self.node = Node(
-            config=_config(self.name, people),
+            config=replace(_config(self.name, people), projects_per_signer=self.cluster.projects_per_signer),
             genesis=people.genesis,
             identity=replace(IDENTITY, cluster_id=people.machine.cluster_id),
             chart=people.chart,
@@ -93,7 +93,8 @@ class Hop:
 class Group(Cluster):
     """Nodes n0, n1, … of one cluster, and the people who sign."""
 
-    def __init__(self, seed: int, *, nodes: int = 3, **how: Any) -> None:
+    def __init__(self, seed: int, *, nodes: int = 3, projects_per_signer: int = 0, **how: Any) -> None:
+        self.projects_per_signer = projects_per_signer
         names = tuple(f"n{number}" for number in range(nodes))
         self.people = Solo(the_chart(), nodes=nodes)
         self.people.genesis = msgspec.structs.replace(self.people.genesis, nodes=names)

@@ -181,15 +181,23 @@ def test_a_chart_activated_in_flight_divides_nobody() -> None:
         group.converge()
 
 
-def test_a_damaged_row_stops_the_node_as_damaged_whoever_reads_it() -> None:
-    """Here the steward, on its rounds."""
+@pytest.mark.parametrize(
+    ("family", "start", "end"),
+    [
+        (Family.PROJECT, b"atlas\0", b"atlas\1"),
+        (Family.HEAD, b"atlas", b"atlas\0"),
+        (Family.WAL, b"atlas\0", b"atlas\1"),
+    ],
+)
+def test_a_damaged_row_stops_the_node_as_damaged_whoever_reads_it(family: Family, start: bytes, end: bytes) -> None:
+    """The steward on its rounds, the machine as it is built, or the count of who created what."""
     with Group(13, nodes=1) as group:
         leader = group.leading()
         accepted(group.propose("n0", group.create("atlas")))
         group.run(1.0)
-        (key, value), *_ = leader.store.iterate(Family.PROJECT, b"atlas\0", b"atlas\1")
+        (key, value), *_ = leader.store.iterate(family, start, end)
         batch = Batch()
-        batch.put(Family.PROJECT, key, value[:-1] + bytes([value[-1] ^ 1]))
+        batch.put(family, key, value[:-1] + bytes([value[-1] ^ 1]))
         leader.store.write(batch, sync=True)
         leader.kill()
         codes: list[ExitCode] = []
