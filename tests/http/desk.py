@@ -80,10 +80,10 @@ class Store:
         self.refused.append(refused)
         self.signers.append(signer)
 
-    def rejections(self, project: str | None, signer: str | None, limit: int) -> Iterator[bytes]:
-        notes = zip(reversed(self.refused), reversed(self.signers), strict=True)
-        found = [(r, by) for r, by in notes if project in (None, r.project) and signer in (None, by)]
-        return (canonical.encode({"signer": by, **msgspec.to_builtins(refused)}) for refused, by in found[:limit])
+    def rejections(self, project: str | None, signer: str | None) -> Iterator[list[bytes]]:
+        for refused, by in zip(reversed(self.refused), reversed(self.signers), strict=True):
+            fits = project in (None, refused.project) and signer in (None, by)
+            yield [canonical.encode({"signer": by, **msgspec.to_builtins(refused)})] if fits else []
 
 
 @dataclass
