@@ -28,6 +28,7 @@ from cluster.proposals import Proposals
 from cluster.providers.license import LicenseFile
 from cluster.raft.driver import Fate, Identity, Links, NoQuorum, NotLeader, Raft, Role
 from cluster.raft.journal import Journal
+from cluster.seats import Crowded, Seats
 from cluster.steward import Steward
 from cluster.storage.snapshots import Snapshots
 from cluster.storage.store import Store
@@ -41,6 +42,9 @@ from swoosh.outcome import Code, Refused
 PULSE_SECONDS = 0.25
 CATCH_UP_SECONDS = 5.0
 LEADER_POLL_SECONDS = 0.1
+READS_WAITING_MAX = 512
+INDEX_WAITERS_MAX = 128
+"""They wait for what may never come, up to their deadline: fewer of them than reads, which wait for one round trip."""
 REDUCER_VERSION = "1"
 
 _log = structlog.get_logger(__name__)
@@ -95,6 +99,8 @@ class Node:
         self._caught_up = self._stopping = False
         self.recovery_s: float | None = None
         """Seconds from start to ready; None before."""
+        self._reads = Seats(READS_WAITING_MAX, "linearizable reads")
+        self._index_waits = Seats(INDEX_WAITERS_MAX, "readers with min_index")
         self._proposals = Proposals(config.node_id, self.machine, creators, clock, self.spawn)
         self.raft = Raft(
             me=config.node_id,
@@ -285,13 +291,17 @@ class Node:
         """Return once this node's machine may answer: None, or why not.
 
         ``linearizable``: everything committed before the call is applied here. ``local``: at once. ``min_index`` waits
-        for that index in either case.
+        for that index in either case. Only so many wait for either at a time.
         """
         try:
             if consistency == "linearizable":
-                await self.raft.caught_up(deadline)
+                with self._reads.taken():
+                    await self.raft.caught_up(deadline)
             if min_index > self.raft.applied_index:
-                await self.raft.wait_applied(min_index, deadline)
+                with self._index_waits.taken():
+                    await self.raft.wait_applied(min_index, deadline)
+        except Crowded as error:
+            return not_admitted(Code.OVERLOADED, str(error))
         except NotLeader as error:
             return not_admitted(Code.NO_LEADER, str(error))
         except NoQuorum as error:

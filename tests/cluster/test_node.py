@@ -11,6 +11,7 @@ import pytest
 from cluster import faults
 from cluster.answers import Answer, Unavailable
 from cluster.faults import ExitCode
+from cluster.node import INDEX_WAITERS_MAX, READS_WAITING_MAX
 from cluster.storage.kv import Batch, Family
 from swoosh.hashing import digest
 from swoosh.outcome import Accepted, Code, Refused
@@ -270,3 +271,47 @@ def test_through_kills_and_cuts_nothing_acknowledged_is_lost_and_nothing_refused
                 told["unknown"] += 1
         print(told)
         assert told["acknowledged"] > 20
+
+
+# --- who may wait -----------------------------------------------------------------------------------------------------
+
+
+def code_of(answer: Unavailable | None) -> Code | None:
+    return None if answer is None else answer.code
+
+
+def test_only_so_many_wait_for_an_index_and_others_are_served() -> None:
+    with Group(15) as group:
+        node = group.leading().node
+        far, due = node.raft.applied_index + 1_000, node.clock.monotonic() + 3.0
+        waiting = [
+            group.loop.create_task(node.read("local", due, min_index=far + number % 7))
+            for number in range(INDEX_WAITERS_MAX)
+        ]
+        group.run(0.1)
+        refused = group.wait(node.read("local", due, min_index=far))
+        assert refused is not None and not refused.admitted
+        assert (refused.code, node.clock.monotonic() < due) == (Code.OVERLOADED, True), "told at once"
+        assert str(INDEX_WAITERS_MAX) in refused.reason
+        assert group.wait(node.read("linearizable", due)) is None
+        assert group.wait(node.read("local", due, min_index=node.raft.applied_index)) is None
+        group.run_until(lambda: all(each.done() for each in waiting))
+        assert {code_of(each.result()) for each in waiting} == {Code.NO_QUORUM}
+        due = node.clock.monotonic() + 0.5
+        assert code_of(group.wait(node.read("local", due, min_index=far))) is Code.NO_QUORUM, "there is room again"
+
+
+def test_only_so_many_reads_wait_for_a_leader() -> None:
+    with Group(16) as group:
+        host = follower_of(group, group.leading())
+        group.isolate(host)
+        group.run(2.0)
+        node, due = host.node, host.node.clock.monotonic() + 8.0
+        waiting = [group.loop.create_task(node.read("linearizable", due)) for _ in range(READS_WAITING_MAX)]
+        group.run(0.1)
+        assert code_of(group.wait(node.read("linearizable", due))) is Code.OVERLOADED
+        assert group.wait(node.read("local", due)) is None
+        group.heal()
+        group.run_until(lambda: all(each.done() for each in waiting))
+        assert {code_of(each.result()) for each in waiting} == {None}
+        assert group.wait(node.read("linearizable", node.clock.monotonic() + 1.0)) is None
