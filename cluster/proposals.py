@@ -165,7 +165,7 @@ class Proposals:
             count, weight = count + ticket.size, weight + ticket.weight
             trial, judged = self._judge(layer, place, ticket.item, in_flight)
             if ticket.dry_run:
-                verdicts.append((ticket, judged))
+                verdicts.append((ticket, trial.explained(judged)))
             elif any(_changes_state(outcome) for outcome in judged):
                 ticket.in_flight = True
                 layer.absorb(trial)

@@ -20,8 +20,8 @@ from typing import NamedTuple, Protocol
 import msgspec
 
 import swoosh.regions  # noqa: F401  (registers every guard, effect and input the chart names)
+from swoosh import diff, facts, proposal, state
 from swoosh import entry as log_entry
-from swoosh import facts, proposal, state
 from swoosh.catalog import Registry, bind
 from swoosh.chart import Chart
 from swoosh.decision import DecisionRecord
@@ -126,6 +126,22 @@ class Layer:
                 return tuple(self._judge_chained(place, proposals))
             case FactItem():
                 return (self._judge_fact(place, item),)
+
+    def explained(self, outcomes: Iterable[ItemOutcome]) -> tuple[ItemOutcome, ...]:
+        """The outcomes of this layer's items, those accepted now with what each would change."""
+        found: list[ItemOutcome] = []
+        stood: dict[str, Project] = {}
+        steps = iter(self.steps)
+        for outcome in outcomes:
+            if not isinstance(outcome, Accepted) or outcome.duplicate:
+                found.append(outcome)
+                continue
+            after = next(steps).project
+            before = stood.get(after.id) or self._below.project(after.id) or state.absent(after.id)
+            stood[after.id] = after
+            moved = tuple(diff.changes(before.regions, after.regions))
+            found.append(msgspec.structs.replace(outcome, changes=moved))
+        return tuple(found)
 
     def absorb(self, above: Layer) -> None:
         """Take over what a layer that rests on this one changed."""

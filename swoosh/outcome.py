@@ -128,10 +128,19 @@ class GuardOutcome(msgspec.Struct, frozen=True):
     facts: tuple[str, ...] = ()
 
 
+class Change(msgspec.Struct, frozen=True):
+    """One field that a transition moves, by its served name; None where there is nothing."""
+
+    path: str
+    before: Any
+    after: Any
+
+
 class Accepted(msgspec.Struct, frozen=True, tag=True):
     """The transition is (or, on pending state, would be) applied.
 
     ``duplicate`` says that the record below was written by an earlier proposal with the same key and intent.
+    ``changes`` is for dry runs: what it would change, field by field.
     """
 
     project: str
@@ -147,6 +156,7 @@ class Accepted(msgspec.Struct, frozen=True, tag=True):
     guard_outcomes: tuple[GuardOutcome, ...] = ()
     quarantined: bool = False
     duplicate: bool = False
+    changes: tuple[Change, ...] | None = None
 
 
 class Refused(msgspec.Struct, frozen=True, tag=True):

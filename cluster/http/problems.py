@@ -111,7 +111,7 @@ def document(answer: Answer) -> tuple[int, dict[str, Any]]:
 
 
 def _accepted(answer: Accepted) -> dict[str, Any]:
-    return {
+    body = {
         "success": True,
         "state_hash": answer.state_post_hash,
         "quarantined": answer.quarantined,
@@ -129,6 +129,7 @@ def _accepted(answer: Accepted) -> dict[str, Any]:
         "guards_v1": guards_v1(answer.guard_outcomes),
         "decision": answer.decision,
     }
+    return body if answer.changes is None else {**body, "changes": answer.changes}
 
 
 def _refused(answer: Refused) -> dict[str, Any]:

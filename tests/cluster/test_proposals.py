@@ -25,7 +25,7 @@ from swoosh.entry import Item, ProposalItem, decode
 from swoosh.errors import InvariantBroken
 from swoosh.hashing import digest
 from swoosh.machine import Applied
-from swoosh.outcome import Accepted, Code, Refused
+from swoosh.outcome import Accepted, Change, Code, Refused
 
 Done = Callable[[Fate, object], None]
 DECIDED_SECONDS = 20.0
@@ -442,11 +442,14 @@ async def test_a_dry_run_is_judged_confirmed_and_leaves_nothing(leader: Leader) 
     assert await leader.gather() is None
     assert not asked.done()
     await leader.confirm()
-    assert accepted(await one(asked)).state_pre_hash == head
+    verdict = accepted(await one(asked))
+    assert verdict.state_pre_hash == head
+    assert Change("Pause.Phase", "RUNNING", "PAUSED") in (verdict.changes or ())
     again = await leader.ask(wet)
     await leader.gather()
     await leader.commit()
-    assert accepted(await one(again)).state_pre_hash == head, "the dry run changed nothing"
+    verdict = accepted(await one(again))
+    assert (verdict.state_pre_hash, verdict.changes) == (head, None), "the dry run changed nothing"
 
 
 async def test_a_dry_run_sees_what_is_gathered_before_it_and_is_not_seen_by_what_comes_after(leader: Leader) -> None:

@@ -138,13 +138,14 @@ class Desk:
     def _judge(self, item: Item, dry_run: bool) -> Sequence[Answer]:
         position = self.machine.position
         index, stamp = position.index + 1, max(self.clock.wall_us(), position.stamp_us + 1)
-        outcomes = self.machine.pending.open().judge(Place(index, 1, stamp), item)
+        layer = self.machine.pending.open()
+        outcomes = layer.judge(Place(index, 1, stamp), item)
         changes = any(not isinstance(o, Refused) and not getattr(o, "duplicate", False) for o in outcomes)
         for outcome, signer in zip(outcomes, signers_of(item), strict=True):
             if isinstance(outcome, Refused):
                 self.store.reject(outcome, stamp, signer)
         if dry_run or not changes:
-            return outcomes
+            return layer.explained(outcomes) if dry_run else outcomes
         applied = self.machine.apply(index, 1, log_entry.encode(LogEntry(CHART.hash, "n1", 1, stamp, (item,))))
         self.memory.commit(applied)
         for listener in self.on_applied:
