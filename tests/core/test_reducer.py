@@ -152,7 +152,7 @@ def test_an_effect_that_raises_is_internal_and_says_the_same_everywhere(monkeypa
         (lambda r: {"lifecycle": state.Lifecycle()}, "execution in WORK while the lifecycle is in BOOT"),
         (lambda r: {"council": state.Council(phase="READY")}, "the certificate does not match the elected set"),
         (lambda r: {"hlc_last": state.HlcLast()}, "time went from"),
-        (lambda r: {"epoch": {}}, "epoch of"),
+        (lambda r: {"epoch": {}}, "epochs are {}, expected was"),
         (lambda r: {"council": state.Council(planned_roles=("r",) * 65)}, "65 roles, at most 64 are kept"),
     ],
 )
