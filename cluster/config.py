@@ -95,6 +95,7 @@ class _File(_Section, frozen=True, kw_only=True):
     data: str = "."
     snapshots: str = ""
     scrub_seconds: int = 86_400
+    projects_per_signer: int = 1_000
     http: _Http
     peer: _Peer
     members: dict[str, str]
@@ -116,6 +117,8 @@ class Config:
         key_path: the node's Ed25519 key (PKCS #8 PEM).
         data_dir: holds the store, its witness and, unless said otherwise, the snapshots.
         scrub_period: in which the node checks everything it stores against its hashes, once.
+        projects_per_signer: how many projects one signer may create in the life of the cluster, where this node leads;
+            0 is any number.
         forward_wait: how long a request is held while no leader is known.
         rate_per_signer: proposals a second that one signer may send to this node, as many at once; 0 is any number.
         rate_per_ip: the same for one address. Callers behind one proxy share its address.
@@ -138,6 +141,7 @@ class Config:
     snapshots_path: Path
     credentials: Credentials
     timing: Timing
+    projects_per_signer: int = 1_000
     forward_wait: float = 2.0
     scrub_period: float = 86_400.0
     rate_per_signer: int = 5_000
@@ -325,6 +329,7 @@ def _resolve(file: _File, folder: Path, notices: tuple[str, ...]) -> Config:
             ahead_max_us=file.raft.ahead_max_ms * 1000,
         ),
         scrub_period=float(file.scrub_seconds),
+        projects_per_signer=file.projects_per_signer,
         forward_wait=file.http.forward_wait_ms / 1000,
         rate_per_signer=file.http.rate_per_signer,
         rate_per_ip=file.http.rate_per_ip,
@@ -355,6 +360,8 @@ def _contradictions(file: _File) -> Iterator[str]:
         yield "http: rates are not negative; 0 refuses nobody"
     if file.disk.free_min_mib < 0:
         yield "disk: free_min_mib is not negative; 0 fills the disk to the last byte"
+    if file.projects_per_signer < 0:
+        yield "projects_per_signer is not negative; 0 refuses nobody"
 
 
 def _tokens(folder: Path, name: str) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from cluster.answers import Answer, Unavailable, not_admitted
 from cluster.checkpoints import Checkpoints, refuse_diverged
 from cluster.clock import Clock, Handle, done_by
 from cluster.config import Config
+from cluster.creators import Creators
 from cluster.disk import Disk
 from cluster.entropy import Entropy
 from cluster.faults import ExitCode
@@ -32,6 +33,7 @@ from cluster.raft.driver import Fate, Identity, Links, NoQuorum, NotLeader, Raft
 from cluster.raft.install import Installer
 from cluster.raft.journal import Journal
 from cluster.scrub import Scrubber
+from cluster.seats import Crowded, Seats
 from cluster.steward import Steward
 from cluster.storage.donor import Donor
 from cluster.storage.snapshots import Snapshots
@@ -50,6 +52,9 @@ CATCH_UP_SECONDS = 5.0
 COMPACT_SECONDS = 1.0
 LEADER_POLL_SECONDS = 0.1
 NOTES_HELD = 1_000
+READS_WAITING_MAX = 512
+INDEX_WAITERS_MAX = 128
+"""They wait for what may never come, up to their deadline: fewer of them than reads, which wait for one round trip."""
 REDUCER_VERSION = "1"
 
 _log = structlog.get_logger(__name__)
@@ -92,10 +97,14 @@ class Node:
         refuse_diverged(store)
         self.config, self.chart, self.store, self.snapshots, self.clock = config, chart, store, snapshots, clock
         self.donor, self.installer = donor, installer
-        self.machine = Machine(chart, identity.cluster_id, store)
+        try:
+            self.machine = Machine(chart, identity.cluster_id, store)
+            creators = Creators(chart, store.first_records(), config.projects_per_signer)
+        except Corrupt as error:
+            faults.fatal(ExitCode.DAMAGED, str(error))
         self.admission = Admission(chart, identity.cluster_id, lambda: self.machine.registry, insecure=genesis.insecure)
         self.insecure = genesis.insecure
-        self.on_applied: list[Callable[[Applied], None]] = [snapshots.on_applied]
+        self.on_applied: list[Callable[[Applied], None]] = [snapshots.on_applied, creators.on_applied]
         self._forwarder = forwarder
         self._tasks: set[asyncio.Task[None]] = set()
         self._leading: list[asyncio.Task[None]] = []
@@ -107,7 +116,9 @@ class Node:
         self._caught_up = self._stopping = False
         self.recovery_s: float | None = None
         """Seconds from start to ready; None before."""
-        self._proposals = Proposals(config.node_id, self.machine, clock, self.spawn)
+        self._reads = Seats(READS_WAITING_MAX, "linearizable reads")
+        self._index_waits = Seats(INDEX_WAITERS_MAX, "readers with min_index")
+        self._proposals = Proposals(config.node_id, self.machine, creators, clock, self.spawn)
         self.raft = Raft(
             me=config.node_id,
             members=tuple(sorted(self.machine.registry.cluster.members.nodes)),
@@ -409,7 +420,8 @@ class Node:
         """Return once this node's machine may answer: None, or why not.
 
         ``linearizable``: everything committed before the call is applied here. ``local``: at once. ``min_index`` waits
-        for that index in either case; one that does not come is a read that would be too old.
+        for that index in either case; one that does not come is a read that would be too old. Only so many wait for
+        either at a time.
         """
         halted = self.checkpoints.halted
         if consistency == "linearizable" and halted is not None:
@@ -417,10 +429,14 @@ class Node:
         code = Code.NO_QUORUM
         try:
             if consistency == "linearizable":
-                await self.raft.caught_up(deadline)
+                with self._reads.taken():
+                    await self.raft.caught_up(deadline)
             if min_index > self.raft.applied_index:
                 code = Code.STALE_READ
-                await self.raft.wait_applied(min_index, deadline)
+                with self._index_waits.taken():
+                    await self.raft.wait_applied(min_index, deadline)
+        except Crowded as error:
+            return not_admitted(Code.OVERLOADED, str(error))
         except NotLeader as error:
             return not_admitted(Code.NO_LEADER, str(error))
         except NoQuorum as error:

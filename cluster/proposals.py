@@ -7,6 +7,7 @@ on pending state *before* it is appended:
 * refused: it never enters the log. Its verdict is a read of pending state, so it leaves only once that state is
   committed in this term *and* leadership was confirmed by something begun after the request came in: the commit of
   the entry gathered with it, or else a read round. A deposed leader therefore refuses nobody;
+* beyond what one signer may create (creators.py): refused likewise, a signed batch as a whole;
 * broken (a bug, an invariant): answered INTERNAL, and never enters the log, where it would meet every node.
 
 A request whose deadline passes here is taken out before it is answered, so that "not admitted" is certain; one whose
@@ -18,20 +19,21 @@ One tick judges a bounded number, refused ones included: no flood of requests ke
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from cluster.answers import Answer, not_admitted, unknown
 from cluster.clock import Clock, done_by
+from cluster.creators import Creators
 from cluster.raft.driver import Fate, NoQuorum, NotLeader, Raft
 from cluster.support import objected
 from swoosh import entry as log_entry
-from swoosh import limits
+from swoosh import limits, state
 from swoosh.entry import Item, LogEntry, Note, owed
 from swoosh.machine import Applied, Layer, Machine
-from swoosh.outcome import Accepted, Code, FactAccepted, ItemOutcome
+from swoosh.outcome import Accepted, Code, FactAccepted, ItemOutcome, Refused
 from swoosh.reducer import Place
 
 QUEUE_ITEMS_MAX = 8_192
@@ -80,10 +82,16 @@ class Proposals:
     """
 
     def __init__(
-        self, node_id: str, machine: Machine, clock: Clock, spawn: Callable[[Coroutine[Any, Any, None]], object]
+        self,
+        node_id: str,
+        machine: Machine,
+        creators: Creators,
+        clock: Clock,
+        spawn: Callable[[Coroutine[Any, Any, None]], object],
     ) -> None:
         self._node_id = node_id
         self._machine = machine
+        self._creators = creators
         self._clock = clock
         self._spawn = spawn
         self._queue: deque[Ticket] = deque()
@@ -169,6 +177,7 @@ class Proposals:
         included: list[Ticket] = []
         outcomes: list[ItemOutcome] = []
         verdicts: list[Verdict] = []
+        in_flight = Counter(self._creators.of(step.record for step in self._machine.pending.steps()))
         count = weight = 0
         while self._queue:
             ticket = self._queue[0]
@@ -180,28 +189,34 @@ class Proposals:
                 continue
             count, weight = count + ticket.size, weight + ticket.weight
             objection = self.objection(ticket.item)
-            if ticket.dry_run or objection is not None:
-                judged = Layer(layer, self._machine.chart).judge(place, ticket.item)
-                verdicts.append((ticket, judged if objection is None else objected(judged, objection)))
-                continue
-            judged = layer.judge(place, ticket.item)
-            if any(_changes_state(outcome) for outcome in judged):
+            trial, judged = self._judge(layer, place, ticket.item, in_flight)
+            if objection is not None:
+                verdicts.append((ticket, objected(judged, objection)))
+            elif ticket.dry_run:
+                verdicts.append((ticket, trial.explained(judged)))
+            elif any(_changes_state(outcome) for outcome in judged):
                 ticket.in_flight = True
+                layer.absorb(trial)
+                in_flight.update(self._creators.of(step.record for step in trial.steps))
                 included.append(ticket)
                 outcomes.extend(judged)
-            elif all(self._is_final(outcome) for outcome in judged):
+            elif all(_is_recorded(self._machine, outcome) for outcome in judged):
                 ticket.settle(judged)
             else:
                 ticket.in_flight = any(isinstance(outcome, Accepted) for outcome in judged)
                 verdicts.append((ticket, judged))
         return included, outcomes, verdicts
 
-    def _is_final(self, outcome: ItemOutcome) -> bool:
-        """A record that is committed stays true whoever leads. One in flight does not, nor one of this very entry."""
-        if not isinstance(outcome, Accepted) or not outcome.duplicate:
-            return False
-        held = self._machine.ledger(outcome.project, outcome.idem_key)
-        return held is not None and held.record_hash == outcome.record_hash
+    def _judge(
+        self, layer: Layer, place: Place, item: Item, in_flight: Counter[str]
+    ) -> tuple[Layer, tuple[ItemOutcome, ...]]:
+        """Judge an item on a layer of its own, which joins the entry's if the item does."""
+        trial = Layer(layer, self._machine.chart)
+        judged = trial.judge(place, item)
+        excess = self._creators.excess(trial, in_flight)
+        if excess is not None:  # then nothing of it may be appended, and only what was recorded before still holds
+            judged = tuple(o if _is_recorded(layer, o) else _too_many_projects(layer, o, excess) for o in judged)
+        return trial, judged
 
     def _take(self) -> Ticket:
         ticket = self._queue.popleft()
@@ -247,3 +262,27 @@ def _release(verdicts: list[Verdict], confirmed: bool) -> None:
 
 def _changes_state(outcome: ItemOutcome) -> bool:
     return isinstance(outcome, FactAccepted) or (isinstance(outcome, Accepted) and not outcome.duplicate)
+
+
+def _is_recorded(view: Machine | Layer, outcome: ItemOutcome) -> bool:
+    """Whether it repeats a record of this state. One that is committed stays true whoever leads; one in flight does
+    not, nor one of this very entry."""
+    if not isinstance(outcome, Accepted) or not outcome.duplicate:
+        return False
+    held = view.ledger(outcome.project, outcome.idem_key)
+    return held is not None and held.record_hash == outcome.record_hash
+
+
+def _too_many_projects(layer: Layer, outcome: ItemOutcome, reason: str) -> Refused:
+    assert not isinstance(outcome, FactAccepted)
+    held = layer.project(outcome.project) or state.absent(outcome.project)
+    return Refused(
+        Code.TOO_MANY_PROJECTS,
+        (reason,),
+        outcome.project,
+        outcome.transition,
+        outcome.idem_key,
+        head=held.state_hash,
+        hlc_last=held.regions.hlc_last.hlc,
+        quarantined=held.quarantined,
+    )

@@ -32,8 +32,22 @@ class Choice(NamedTuple):
     of: tuple[str, ...]
 
 
+class Gate(NamedTuple):
+    """A hold over regions, judged before phases and guards."""
+
+    name: str
+    closed_while: dict[str, tuple[str, ...]]
+    blocks: frozenset[str]
+    exempt: frozenset[str]
+    code: Code
+
+
 class Transition(NamedTuple):
-    """One row of the chart. ``targets`` maps each source phase to the phase entered; with a choice it is empty."""
+    """One row of the chart. ``targets`` maps each source phase to the phase entered; with a choice it is empty.
+
+    ``gates`` are those that may hold it, ``judged_by`` all guards in the order they are judged: authorisation, the
+    window, then the chart's own.
+    """
 
     name: str
     region: str
@@ -50,21 +64,8 @@ class Transition(NamedTuple):
     window: str | None
     aliases: tuple[str, ...]
     why: str
-
-    @property
-    def judged_by(self) -> tuple[str, ...]:
-        """All guards in the order they are judged: authorisation, the window, then the chart's own."""
-        return ("authorised", *(("window_open",) if self.window else ()), *self.guards)
-
-
-class Gate(NamedTuple):
-    """A hold over regions, judged before phases and guards."""
-
-    name: str
-    closed_while: dict[str, tuple[str, ...]]
-    blocks: frozenset[str]
-    exempt: frozenset[str]
-    code: Code
+    gates: tuple[Gate, ...]
+    judged_by: tuple[str, ...]
 
 
 class RegionShape(NamedTuple):
@@ -138,13 +139,14 @@ def load_chart(text: str) -> Chart:
     if not isinstance(document, dict) or set(document) != _TOP:
         raise ChartError(f"statechart needs exactly {sorted(_TOP)} at the top")
     try:
+        gates = tuple(_gate(gate) for gate in document["gates"])
         chart = Chart(
             machine=str(document["machine"]),
             version=str(document["version"]),
             tree=document["tree"],
-            gates=tuple(_gate(gate) for gate in document["gates"]),
-            project=_statechart(document["project"]),
-            cluster=_statechart(document["cluster"]),
+            gates=gates,
+            project=_statechart(document["project"], gates),
+            cluster=_statechart(document["cluster"], ()),
             hash=digest("chart", document),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -166,12 +168,12 @@ class _StrictLoader(yaml.CSafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
-def _statechart(document: Mapping[str, Any]) -> Statechart:
+def _statechart(document: Mapping[str, Any], gates: tuple[Gate, ...]) -> Statechart:
     regions = {
         name: RegionShape(name, body["initial"], tuple(body["phases"]), tuple(body.get("final", ())))
         for name, body in document["regions"].items()
     }
-    transitions = {name: _transition(name, body) for name, body in document["transitions"].items()}
+    transitions = {name: _transition(name, body, gates) for name, body in document["transitions"].items()}
     spellings: dict[str, str] = {}
     for transition in transitions.values():
         for spelling in (transition.name, *transition.aliases):
@@ -181,12 +183,13 @@ def _statechart(document: Mapping[str, Any]) -> Statechart:
     return Statechart(regions, transitions, spellings)
 
 
-def _transition(name: str, body: Mapping[str, Any]) -> Transition:
+def _transition(name: str, body: Mapping[str, Any], gates: tuple[Gate, ...]) -> Transition:
     if set(body) - _TRANSITION:
         raise ChartError(f"{name}: unknown members {sorted(set(body) - _TRANSITION)}")
     to, sources = body["to"], tuple(body["from"])
     choice = Choice(to["choice"], tuple(to["of"])) if isinstance(to, dict) and "choice" in to else None
     targets = {} if choice else dict(to) if isinstance(to, dict) else dict.fromkeys(sources, to)
+    window, guards = body.get("window"), tuple(body.get("guards", ()))
     return Transition(
         name=name,
         region=body["region"],
@@ -196,13 +199,15 @@ def _transition(name: str, body: Mapping[str, Any]) -> Transition:
         choice=choice,
         also=dict(body.get("also", {})),
         asks={region: tuple(phases) for region, phases in body.get("asks", {}).items()},
-        guards=tuple(body.get("guards", ())),
+        guards=guards,
         inputs=body["inputs"],
         effect=body.get("effect"),
         by=tuple(body.get("by", _DEFAULT_SIGNERS)),
-        window=body.get("window"),
+        window=window,
         aliases=tuple(body.get("aliases", ())),
         why=body["why"],
+        gates=tuple(gate for gate in gates if body["region"] in gate.blocks and name not in gate.exempt),
+        judged_by=("authorised", *(("window_open",) if window else ()), *guards),
     )
 
 

@@ -6,6 +6,7 @@ Every replica holds identical bytes, so the record can be handed out by any node
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -89,8 +90,12 @@ def address(dr_id: str) -> str:
 
 def ucxl_address(project: str, seq: int) -> str:
     """The strict UCXL address of a project's n-th Decision Record."""
-    component = "".join(c if c in _UCXL_COMPONENT else "-" for c in project)
-    return f"ucxl://swoosh:orchestrator@{component}:transition/*~{seq}/dr.json"
+    return f"ucxl://swoosh:orchestrator@{_component(project)}:transition/*~{seq}/dr.json"
+
+
+@lru_cache(maxsize=4_096)
+def _component(project: str) -> str:
+    return "".join(c if c in _UCXL_COMPONENT else "-" for c in project)
 
 
 def op_class(idem_key: str) -> str:

@@ -8,7 +8,7 @@ those are the very bytes a reader concatenates (see docs/how-to/recompute-a-stat
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import cache
+from functools import cache, lru_cache
 from hashlib import sha256
 from typing import Any
 
@@ -53,6 +53,7 @@ def digest_file(chunks: Iterable[bytes]) -> str:
     return PREFIX + found.hexdigest()
 
 
+@lru_cache(maxsize=4_096)  # a transition looks its signer and its task up several times
 def key_path(key: str) -> str:
     """Where a key lives in a hash tree: the hex digits of its plain SHA-256."""
     return sha256(key.encode()).hexdigest()
@@ -69,6 +70,8 @@ def normalise(text: str, what: str = "hash") -> str:
     Raises:
         Malformed: anything else.
     """
+    if text.startswith(PREFIX) and is_hex(text[len(PREFIX) :], 64):
+        return text
     bare = text.lower().removeprefix("sha256-").removeprefix("sha256:")
     if not is_hex(bare, 64):
         raise Malformed(f"{what}: expected 64 hex digits, optionally after sha256- or sha256:, got {text[:80]!r}")

@@ -15,8 +15,8 @@ from swoosh import limits
 from swoosh.errors import Malformed
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_DIGITS = ((0, 4), (5, 7), (8, 10), (11, 13), (14, 16), (17, 19), (20, 23))
-_SEPARATORS = "--T::."
+_FORM = "0000-00-00T00:00:00.000"
+_DIGITS_TO_ZERO = str.maketrans("123456789", "0" * 9)
 
 
 class HLC(NamedTuple):
@@ -78,19 +78,22 @@ def parse_time(text: str, what: str = "time") -> int:
         Malformed: another shape, another offset, or a date that does not exist.
     """
     body = text.removesuffix("+00:00") if text.endswith("+00:00") else text.removesuffix("Z")
-    parts = [body[start:end] for start, end in _DIGITS]
-    separators = "".join(body[end : end + 1] for _, end in _DIGITS)
-    if len(body) != 23 or body == text or separators != _SEPARATORS or not _all_digits("".join(parts)):
+    if body == text or body.translate(_DIGITS_TO_ZERO) != _FORM:
         raise Malformed(f"{what}: expected YYYY-MM-DDThh:mm:ss.mmm+00:00 (UTC), got {text[:80]!r}")
-    year, month, day, hour, minute, second, milli = map(int, parts)
+    hour, minute, second, milli = int(body[11:13]), int(body[14:16]), int(body[17:19]), int(body[20:])
     try:
-        moment = datetime(year, month, day, hour, minute, second, milli * 1000, UTC)
+        day = _day(body[:10])
     except ValueError as error:
         raise Malformed(f"{what}: {error}: {text[:80]!r}") from None
-    ms = (moment - _EPOCH) // timedelta(milliseconds=1)
-    if ms < 0:
-        raise Malformed(f"{what}: before 1970: {text[:80]!r}")
-    return ms
+    if day < 0 or hour > 23 or minute > 59 or second > 59:
+        raise Malformed(f"{what}: before 1970, or no time of a day: {text[:80]!r}")
+    return (((day * 24 + hour) * 60 + minute) * 60 + second) * 1000 + milli
+
+
+@lru_cache(maxsize=64)
+def _day(text: str) -> int:
+    """Days from 1970-01-01 to a date written ``YYYY-MM-DD``. Raises ValueError for one that does not exist."""
+    return (datetime(int(text[:4]), int(text[5:7]), int(text[8:]), tzinfo=UTC) - _EPOCH).days
 
 
 def _number(text: str, what: str, maximum: int) -> int:

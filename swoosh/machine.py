@@ -14,13 +14,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from typing import NamedTuple, Protocol
 
 import msgspec
 
 import swoosh.regions  # noqa: F401  (registers every guard, effect and input the chart names)
+from swoosh import diff, facts, proposal, state
 from swoosh import entry as log_entry
-from swoosh import facts, proposal, state
 from swoosh.catalog import Registry, bind
 from swoosh.chart import Chart
 from swoosh.decision import DecisionRecord
@@ -132,6 +133,30 @@ class Layer:
                 return tuple(self._judge_chained(place, proposals))
             case FactItem():
                 return (self._judge_fact(place, item),)
+
+    def explained(self, outcomes: Iterable[ItemOutcome]) -> tuple[ItemOutcome, ...]:
+        """The outcomes of this layer's items, those accepted now with what each would change."""
+        found: list[ItemOutcome] = []
+        stood: dict[str, Project] = {}
+        steps = iter(self.steps)
+        for outcome in outcomes:
+            if not isinstance(outcome, Accepted) or outcome.duplicate:
+                found.append(outcome)
+                continue
+            after = next(steps).project
+            before = stood.get(after.id) or self._below.project(after.id) or state.absent(after.id)
+            stood[after.id] = after
+            moved = tuple(diff.changes(before.regions, after.regions))
+            found.append(msgspec.structs.replace(outcome, changes=moved))
+        return tuple(found)
+
+    def absorb(self, above: Layer) -> None:
+        """Take over what a layer that rests on this one changed."""
+        self.projects.update(above.projects)
+        self.entries.update(above.entries)
+        self.steps += above.steps
+        self.known += above.known
+        self._registry = above.registry
 
     def applied(self, position: Position, outcomes: Iterable[ItemOutcome]) -> Applied:
         """What this layer changed, as rows and records."""
@@ -266,6 +291,10 @@ class Pending:
                 return oldest
         self.clear()
         return None
+
+    def steps(self) -> Iterator[Step]:
+        """Every accepted transition in flight, oldest first."""
+        return chain.from_iterable(speculation.layer.steps for speculation in self._speculations)
 
     def settle(self) -> None:
         """The oldest entry is committed state now: the next layer rests on that, so that no chain of layers grows."""

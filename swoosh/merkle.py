@@ -51,9 +51,9 @@ class _Leaf:
 class _Branch:
     __slots__ = ("_hash", "children", "size")
 
-    def __init__(self, children: tuple[_Node, ...]) -> None:
+    def __init__(self, children: tuple[_Node, ...], size: int) -> None:
         self.children = children
-        self.size: int = sum(child.size for child in children)
+        self.size = size
         self._hash: str | None = None
 
     @property
@@ -148,7 +148,7 @@ def _build(entries: dict[str, _Entry], depth: int) -> _Node:
     buckets: list[dict[str, _Entry]] = [{} for _ in _DIGITS]
     for key, entry in entries.items():
         buckets[int(entry.path[depth], 16)][key] = entry
-    return _Branch(tuple(_build(bucket, depth + 1) for bucket in buckets))
+    return _Branch(tuple(_build(bucket, depth + 1) for bucket in buckets), len(entries))
 
 
 def _put(node: _Node, key: str, entry: _Entry, depth: int) -> _Node:
@@ -169,7 +169,8 @@ def _remove(node: _Node, key: str, path: str, depth: int) -> _Node:
 
 
 def _with_child(node: _Branch, slot: int, child: _Node) -> _Branch:
-    return _Branch((*node.children[:slot], child, *node.children[slot + 1 :]))
+    size = node.size - node.children[slot].size + child.size
+    return _Branch((*node.children[:slot], child, *node.children[slot + 1 :]), size)
 
 
 def _leaves(node: _Node) -> Iterator[_Leaf]:

@@ -52,6 +52,9 @@ class Code(StrEnum):
     NOT_FOUND = "NOT_FOUND"
     NOT_IMPLEMENTED = "NOT_IMPLEMENTED"
 
+    # Decided by the leader as it gathers an entry: a bound of its own, not a law of the machine.
+    TOO_MANY_PROJECTS = "TOO_MANY_PROJECTS"
+
     # Decided by the cluster's condition.
     NO_LEADER = "NO_LEADER"
     NO_QUORUM = "NO_QUORUM"
@@ -106,6 +109,9 @@ ADVICE: dict[Code, Advice] = {
     Code.RATE_LIMITED: Advice(True, "wait as long as Retry-After says"),
     Code.NOT_FOUND: Advice(False, "check the spelling; see GET /openapi.json for the routes"),
     Code.NOT_IMPLEMENTED: Advice(False, "the reason names what to use instead"),
+    Code.TOO_MANY_PROJECTS: Advice(
+        False, "work in a project you have, create it under another identity, or have projects_per_signer raised"
+    ),
     Code.NO_LEADER: Advice(True, "retry after Retry-After; an election is on its way"),
     Code.NO_QUORUM: Advice(True, "retry after Retry-After; a majority of nodes must be reachable"),
     Code.COLD: Advice(True, "retry after Retry-After; the node is catching up"),
@@ -128,10 +134,19 @@ class GuardOutcome(msgspec.Struct, frozen=True):
     facts: tuple[str, ...] = ()
 
 
+class Change(msgspec.Struct, frozen=True):
+    """One field that a transition moves, by its served name; None where there is nothing."""
+
+    path: str
+    before: Any
+    after: Any
+
+
 class Accepted(msgspec.Struct, frozen=True, tag=True):
     """The transition is (or, on pending state, would be) applied.
 
     ``duplicate`` says that the record below was written by an earlier proposal with the same key and intent.
+    ``changes`` is for dry runs: what it would change, field by field.
     """
 
     project: str
@@ -147,6 +162,7 @@ class Accepted(msgspec.Struct, frozen=True, tag=True):
     guard_outcomes: tuple[GuardOutcome, ...] = ()
     quarantined: bool = False
     duplicate: bool = False
+    changes: tuple[Change, ...] | None = None
 
 
 class Refused(msgspec.Struct, frozen=True, tag=True):

@@ -101,11 +101,10 @@ def reduce(
         return refuse(*late)
 
     # 5. Holds over the region.
-    for gate in chart.gates:
-        if transition.region in gate.blocks and transition.name not in gate.exempt:
-            closing = _closing_phase(gate.closed_while, project)
-            if closing:
-                return refuse(gate.code, f"gate {gate.name} is closed: {closing}")
+    for gate in transition.gates:
+        closing = _closing_phase(gate.closed_while, project)
+        if closing:
+            return refuse(gate.code, f"gate {gate.name} is closed: {closing}")
 
     # 6. The phase the region, and those it asks about, are in.
     misplaced = _wrong_phase(transition, project)

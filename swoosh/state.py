@@ -465,10 +465,11 @@ def new_project(project_id: str, regions: Regions) -> Project:
 
 def absent(project_id: str) -> Project:
     """The project nobody created yet; its hash is what ``genesis`` spells."""
-    return new_project(project_id, ProjectRegions())
+    return msgspec.structs.replace(_NOBODYS, id=project_id)
 
 
-GENESIS_HASH = compute_state_hash(ProjectRegions())
+_NOBODYS = new_project("", ProjectRegions())
+GENESIS_HASH = _NOBODYS.state_hash
 
 
 def rehash(project: Project, changed: Mapping[str, Any]) -> tuple[Regions, dict[str, str], str]:
@@ -550,9 +551,9 @@ def rows_changed(before: Project | None, after: Project) -> Iterator[Row]:
     """The rows that differ between two versions of a project; None as value means the row is gone."""
     head = Head(after.state_hash, after.seq, after.wal_head, after.dr_head, after.ledger_digest)
     yield (after.id,), canonical.encode(head)
-    for name in SERVED[type(after.regions)]:
-        old = getattr(before.regions, name) if before else None
-        new = getattr(after.regions, name)
+    names = SERVED[type(after.regions)]
+    olds = msgspec.structs.astuple(before.regions) if before else (None,) * len(names)
+    for name, old, new in zip(names, olds, msgspec.structs.astuple(after.regions), strict=True):
         if new is old:
             continue
         maps = COLLECTIONS[type(after.regions)].get(name, {})

@@ -38,7 +38,7 @@ async def _run(options: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="swoosh-bench-") as directory:
         cluster = LiveCluster.create(Path(directory) / "cluster", "--windows", "always_open")
         try:
-            cluster.start()
+            cluster.start(environment={"SWOOSH_PROJECTS_PER_SIGNER": "0"})  # one key creates a project for each client
             leader = await cluster.ready()
             return _measure(cluster, leader, options)
         finally:

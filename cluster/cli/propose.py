@@ -19,10 +19,14 @@ from cluster.cli.shared import (
     say,
     short,
 )
+from swoosh import canonical
 from swoosh.client import Accepted, Client, Key, Outcome, Refused, Unknown
 from swoosh.client.client import OnStale
 from swoosh.outcome import Code, GuardOutcome
 from swoosh.proposal import DEFAULT_PROJECT
+
+CELL_CHARS = 71
+"""A hash fits."""
 
 
 def _intent(command: Any) -> Any:
@@ -90,7 +94,8 @@ def explain(
     evidence: tuple[str, ...],
     key: Key,
 ) -> None:
-    """Run every guard of TRANSITION and write nothing. Without a name: every transition the phases allow now."""
+    """Run every guard of TRANSITION and write nothing: what they saw, the fields it would change, and the state hash to
+    propose it against. Without a name: every transition the phases allow now."""
     values = read_object(inputs, "--inputs")
 
     async def ask() -> dict[str, Outcome]:
@@ -105,7 +110,7 @@ def explain(
 
     verdicts = run(ask())
     if connection.as_json:
-        print_json({name: _document(outcome) for name, outcome in verdicts.items()})
+        print_json({name: {**_document(each), "against": _against(each)} for name, each in verdicts.items()})
     elif transition:
         _print_verdict(transition, verdicts[transition])
     else:
@@ -178,13 +183,35 @@ def _summary(name: str, outcome: Outcome) -> tuple[str, str, str]:
 def _print_verdict(name: str, outcome: Outcome) -> None:
     match outcome:
         case Accepted():
-            say(f"{name} would be accepted on {outcome.state_pre_hash}; HEAD would become {outcome.state_post_hash}")
+            say(f"{name} would be accepted; HEAD would become {outcome.state_post_hash}")
             _print_guards(outcome.guard_outcomes)
+            rows = [(change.path, _value(change.before), _value(change.after)) for change in outcome.changes]
+            print_table(("FIELD", "BEFORE", "AFTER"), rows)
+            click.echo(f"propose against: {_against(outcome)}")
         case Refused():
             _print_guards(outcome.guard_outcomes)
             _print_refusal(outcome)
         case Unknown():
             say(f"nobody could say: {outcome.reason}")
+
+
+def _against(outcome: Outcome) -> str | None:
+    """The state hash that a proposal has to name now."""
+    match outcome:
+        case Accepted():
+            return outcome.state_pre_hash
+        case Refused():
+            return outcome.state_hash or None
+        case Unknown():
+            return None
+
+
+def _value(value: Any) -> str | None:
+    """A value of the state in one cell; all of it is in the JSON."""
+    if value is None or value == "":
+        return None
+    text = value if isinstance(value, str) else canonical.encode(value).decode()
+    return text if len(text) <= CELL_CHARS else text[: CELL_CHARS - 1] + "…"
 
 
 def _print_guards(outcomes: Iterable[GuardOutcome]) -> None:

@@ -69,7 +69,7 @@ _OF_STATE = frozenset(
     {
         *(Code.IDEM_KEY_REUSED, Code.UNKNOWN_PROJECT, Code.STALE_STATE, Code.HLC_REGRESSION, Code.HLC_TIE),
         *(Code.HLC_SKEW, Code.TERMINATED, Code.PAUSED, Code.RECOVERING, Code.NOT_LICENSED, Code.CHART_MISMATCH),
-        Code.FACT_REFUSED,
+        *(Code.FACT_REFUSED, Code.TOO_MANY_PROJECTS),
     }
 )
 
@@ -114,7 +114,7 @@ def document(answer: Answer) -> tuple[int, dict[str, Any]]:
 
 
 def _accepted(answer: Accepted) -> dict[str, Any]:
-    return {
+    body = {
         "success": True,
         "state_hash": answer.state_post_hash,
         "quarantined": answer.quarantined,
@@ -132,6 +132,7 @@ def _accepted(answer: Accepted) -> dict[str, Any]:
         "guards_v1": guards_v1(answer.guard_outcomes),
         "decision": answer.decision,
     }
+    return body if answer.changes is None else {**body, "changes": answer.changes}
 
 
 def _refused(answer: Refused) -> dict[str, Any]:

@@ -70,7 +70,12 @@ async def get_rejections(request: web.Request) -> web.Response:
         raise Malformed(f"signer: expected 1 to {limits.SIGNER_CHARS_MAX} characters")
     limit = max(1, number(request, "limit", PAGE, PAGE_MAX))
     name = None if signer is None else principal.normalise(signer)
-    found = list(islice(node.store.rejections(project, name, limit), limit))
+    found: list[bytes] = []
+    for matching in node.store.rejections(project, name):
+        found += matching[: limit - len(found)]
+        if len(found) == limit:
+            break
+        await node.clock.sleep(0)
     if _wants_lines(request):
         return problems.ndjson(found)
     return problems.ok({"node": node.config.node_id, "rejections": [msgspec.Raw(data) for data in found]})

@@ -39,6 +39,8 @@ from swoosh.wal import WalRecord
 ORIGIN = Position(0, 0, 0)
 """Where a new store stands: before the first entry of the log."""
 REJECTIONS_KEPT = 10_000
+REJECTIONS_A_SLICE = 256
+"""Read and decoded in one go; about a millisecond."""
 
 _APPLIED = struct.Struct(">QQQQQ")  # index, term, stamp, HLC milliseconds, HLC counter
 _CRC_BYTES = 4
@@ -77,6 +79,13 @@ class _Indexed(msgspec.Struct):
     """As much of a WAL record as an export looks at."""
 
     index: int
+
+
+class _Noted(msgspec.Struct):
+    """As much of a refusal as a search looks at."""
+
+    project: str
+    signer: str
 
 
 class Store:
@@ -196,6 +205,13 @@ class Store:
             head = _decoded("head row", _opened(Family.HEAD, key, value), dict[str, Any])
             yield key.decode(), HeadSummary(head["state_hash"], head["wal_head"], head["ledger_digest"])
 
+    def first_records(self) -> Iterator[bytes]:
+        """The first WAL record of every project that has any, in the order of ids."""
+        for key, _ in self.kv.iterate(Family.HEAD):
+            data = self.record(key.decode(), 1)
+            if data is not None:
+                yield data
+
     def project(self, project_id: str) -> Project | None:
         """A project, verified against its head row; None when nobody created it.
 
@@ -287,10 +303,20 @@ class Store:
         for key, value in self.kv.iterate(Family.OUTBOX, layout.outbox(after[0], after[1] + 1)):
             yield Undelivered(*layout.outbox_of(key), *layout.record_of(_opened(Family.OUTBOX, key, value)))
 
-    def rejections(self, project_id: str | None, signer: str | None, limit: int) -> Iterator[bytes]:
-        """Up to ``limit`` refusals of this node, newest first; None matches every project or signer."""
-        notes = (_opened(Family.REJECTION, *row) for row in self.kv.iterate(Family.REJECTION, reverse=True))
-        return islice((note for note in notes if _concerns(note, project_id, signer)), limit)
+    def rejections(self, project_id: str | None, signer: str | None) -> Iterator[list[bytes]]:
+        """This node's refusals, newest first; None matches every project or signer.
+
+        Each step looks through ``REJECTIONS_A_SLICE`` of them and gives those that match, perhaps none: whoever looks
+        for what is not there has others waiting.
+        """
+        below = self._refusals
+        while rows := list(islice(self._refused_below(below), REJECTIONS_A_SLICE)):
+            below = layout.number_of(rows[-1][0])
+            notes = (_opened(Family.REJECTION, key, value) for key, value in rows)
+            yield [note for note in notes if _concerns(note, project_id, signer)]
+
+    def _refused_below(self, number: int) -> Iterator[tuple[bytes, bytes]]:
+        return self.kv.iterate(Family.REJECTION, end=layout.number(number), reverse=True)
 
     def check_row(self, family: Family, key: bytes, row: bytes) -> bytes:
         """A row as it lies in one of this store's families, without its checksum.
@@ -378,8 +404,8 @@ def _checked(project: Project, head_row: bytes) -> Project:
 
 
 def _concerns(note: bytes, project_id: str | None, signer: str | None) -> bool:
-    document = _decoded("refusal", note, dict[str, Any])
-    return project_id in (None, document["project"]) and signer in (None, document["signer"])
+    refused = _decoded("refusal", note, _Noted)
+    return project_id in (None, refused.project) and signer in (None, refused.signer)
 
 
 def _decoded(what: str, data: bytes, kind: type[T]) -> T:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from swoosh.client.transport import Reply
-from swoosh.outcome import GuardOutcome
+from swoosh.outcome import Change, GuardOutcome
 
 T = TypeVar("T")
 _REDIRECTION = 300
@@ -37,7 +37,10 @@ class Rejected(ClientError):
 
 
 class Accepted(msgspec.Struct, frozen=True):
-    """Committed and applied. With ``duplicate``, it had been before: these are the hashes of that first time."""
+    """Committed and applied. With ``duplicate``, it had been before: these are the hashes of that first time.
+
+    Of a dry run: it would have been, on ``state_pre_hash``, and ``changes`` lists the fields it would have moved.
+    """
 
     project: str
     transition: str
@@ -52,6 +55,7 @@ class Accepted(msgspec.Struct, frozen=True):
     idem_key: str = ""
     seq: int = 0
     """Its place in the project's chain, from 1."""
+    changes: tuple[Change, ...] = ()
 
 
 class Refused(msgspec.Struct, frozen=True):

@@ -37,6 +37,7 @@ def test_a_variable_overrides_the_file(file: Path) -> None:
     variables = {"SWOOSH_HTTP_LISTEN": "0.0.0.0:80", "SWOOSH_RAFT_ELECTION_MIN_MS": "700", "PATH": "x"}
     found = config.load(file, variables | {"SWOOSH_HTTP_RATE_PER_IP": "0"})
     assert (found.rate_per_ip, found.rate_per_signer) == (0, 5_000)
+    assert config.load(file, {"SWOOSH_PROJECTS_PER_SIGNER": "0"}).projects_per_signer == 0 != found.projects_per_signer
     assert found.http == ("0.0.0.0", 80)
     assert found.timing.election_min == 0.7
 
@@ -70,6 +71,7 @@ def test_a_variable_nobody_knows_is_noticed(file: Path) -> None:
         ("[log]\nkeep_entries = 0", "keep_entries"),
         ("[install]\nmib_per_second = 0", "mib_per_second"),
         ("[disk]\nfree_min_mib = -1", "free_min_mib is not negative"),
+        ("projects_per_signer = -1", "projects_per_signer is not negative"),
         ("[http]\nlisten = '127.0.0.1'", r"http\.listen: expected host:port"),
         ("[http]\nlisten = '127.0.0.1:70000'", r"http\.listen: expected host:port"),
         ("[members]\nnode-2 = '127.0.0.1:1'", "node-1, this node, is missing"),

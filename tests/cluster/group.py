@@ -91,7 +91,12 @@ class NodeHost(OurHost):
         store = StateStore(self.store)
         donor = Donor(self.name, self.shelf, self.clock)
         self.node = Node(
-            config=replace(_config(self.name, people), scrub_period=self.cluster.scrub_period, keep=self.cluster.keep),
+            config=replace(
+                _config(self.name, people),
+                scrub_period=self.cluster.scrub_period,
+                keep=self.cluster.keep,
+                projects_per_signer=self.cluster.projects_per_signer,
+            ),
             genesis=people.genesis,
             identity=replace(
                 IDENTITY,
@@ -182,10 +187,12 @@ class Group(Cluster):
         keep: Keep = KEEP,
         snapshots: Callable[..., Snapshots] = Snapshots,
         bytes_per_second: int = install.BYTES_PER_SECOND,
+        projects_per_signer: int = 0,
         **how: Any,
     ) -> None:
         """`keep` is what stays of each log, `snapshots` how each node takes them, `bytes_per_second` how fast it
         fetches one."""
+        self.projects_per_signer = projects_per_signer
         names = tuple(f"n{number}" for number in range(nodes))
         self.people = Solo(the_chart(), nodes=nodes)
         self.people.genesis = msgspec.structs.replace(self.people.genesis, nodes=names)

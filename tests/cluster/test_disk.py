@@ -96,7 +96,7 @@ def test_nothing_is_written_to_a_store_whose_sync_is_under_way() -> None:
         slow.sync_seconds = always(0.0)
         group.run_until(taking.done)
         group.run(0.5)
-        notes = list(slow.node.store.rejections("atlas", None, 10))
+        notes = [note for found in slow.node.store.rejections("atlas", None) for note in found]
         assert len(notes) == 1 and b"STALE_STATE" in notes[0]
 
 

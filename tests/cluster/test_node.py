@@ -12,6 +12,7 @@ import pytest
 from cluster import faults
 from cluster.answers import Answer, Unavailable
 from cluster.faults import ExitCode
+from cluster.node import INDEX_WAITERS_MAX, READS_WAITING_MAX
 from cluster.storage.kv import Batch, Family
 from swoosh.hashing import digest
 from swoosh.outcome import Accepted, Code, Refused
@@ -196,15 +197,23 @@ def test_a_chart_activated_in_flight_divides_nobody() -> None:
             assert host.node.machine.project("atlas") is not None
 
 
-def test_a_damaged_row_stops_the_node_as_damaged_whoever_reads_it() -> None:
-    """Here the steward, on its rounds."""
+@pytest.mark.parametrize(
+    ("family", "start", "end"),
+    [
+        (Family.PROJECT, b"atlas\0", b"atlas\1"),
+        (Family.HEAD, b"atlas", b"atlas\0"),
+        (Family.WAL, b"atlas\0", b"atlas\1"),
+    ],
+)
+def test_a_damaged_row_stops_the_node_as_damaged_whoever_reads_it(family: Family, start: bytes, end: bytes) -> None:
+    """The steward on its rounds, the machine as it is built, or the count of who created what."""
     with Group(13, nodes=1) as group:
         leader = group.leading()
         accepted(group.propose("n0", group.create("atlas")))
         group.run(1.0)
-        (key, value), *_ = leader.store.iterate(Family.PROJECT, b"atlas\0", b"atlas\1")
+        (key, value), *_ = leader.store.iterate(family, start, end)
         batch = Batch()
-        batch.put(Family.PROJECT, key, value[:-1] + bytes([value[-1] ^ 1]))
+        batch.put(family, key, value[:-1] + bytes([value[-1] ^ 1]))
         leader.store.write(batch, sync=True)
         leader.kill()
         codes: list[ExitCode] = []
@@ -348,3 +357,47 @@ def test_a_leader_without_a_successor_goes_after_an_election_timeout() -> None:
         asked_at = group.now
         group.wait(old.node.hand_over())
         assert group.now - asked_at <= 2 * group.timing.election_max + 0.2
+
+
+# --- who may wait -----------------------------------------------------------------------------------------------------
+
+
+def code_of(answer: Unavailable | None) -> Code | None:
+    return None if answer is None else answer.code
+
+
+def test_only_so_many_wait_for_an_index_and_others_are_served() -> None:
+    with Group(15) as group:
+        node = group.leading().node
+        far, due = node.raft.applied_index + 1_000, node.clock.monotonic() + 3.0
+        waiting = [
+            group.loop.create_task(node.read("local", due, min_index=far + number % 7))
+            for number in range(INDEX_WAITERS_MAX)
+        ]
+        group.run(0.1)
+        refused = group.wait(node.read("local", due, min_index=far))
+        assert refused is not None and not refused.admitted
+        assert (refused.code, node.clock.monotonic() < due) == (Code.OVERLOADED, True), "told at once"
+        assert str(INDEX_WAITERS_MAX) in refused.reason
+        assert group.wait(node.read("linearizable", due)) is None
+        assert group.wait(node.read("local", due, min_index=node.raft.applied_index)) is None
+        group.run_until(lambda: all(each.done() for each in waiting))
+        assert {code_of(each.result()) for each in waiting} == {Code.NO_QUORUM}
+        due = node.clock.monotonic() + 0.5
+        assert code_of(group.wait(node.read("local", due, min_index=far))) is Code.NO_QUORUM, "there is room again"
+
+
+def test_only_so_many_reads_wait_for_a_leader() -> None:
+    with Group(16) as group:
+        host = follower_of(group, group.leading())
+        group.isolate(host)
+        group.run(2.0)
+        node, due = host.node, host.node.clock.monotonic() + 8.0
+        waiting = [group.loop.create_task(node.read("linearizable", due)) for _ in range(READS_WAITING_MAX)]
+        group.run(0.1)
+        assert code_of(group.wait(node.read("linearizable", due))) is Code.OVERLOADED
+        assert group.wait(node.read("local", due)) is None
+        group.heal()
+        group.run_until(lambda: all(each.done() for each in waiting))
+        assert {code_of(each.result()) for each in waiting} == {None}
+        assert group.wait(node.read("linearizable", node.clock.monotonic() + 1.0)) is None

@@ -16,6 +16,7 @@ from chaos import steer
 from chaos.solo import TERM, Solo, the_chart
 from cluster.answers import Answer, Unavailable
 from cluster.clock import ManualClock
+from cluster.creators import Creators
 from cluster.proposals import JUDGED_MAX, QUEUE_ITEMS_MAX, Proposals
 from cluster.raft.driver import Fate, NoQuorum, NotLeader
 from cluster.raft.replica import COMMAND_BYTES_MAX
@@ -24,7 +25,7 @@ from swoosh.entry import Item, ProposalItem, decode
 from swoosh.errors import InvariantBroken
 from swoosh.hashing import digest
 from swoosh.machine import Applied
-from swoosh.outcome import Accepted, Code, Refused
+from swoosh.outcome import Accepted, Change, Code, Refused
 
 Done = Callable[[Fate, object], None]
 DECIDED_SECONDS = 20.0
@@ -60,12 +61,13 @@ class Raft:
 class Leader:
     """One node's queue, and the hands that move consensus."""
 
-    def __init__(self, solo: Solo | None = None) -> None:
+    def __init__(self, solo: Solo | None = None, *, most: int = 0) -> None:
         self.solo = solo or Solo(the_chart())
         self.clock = ManualClock(self.solo.now_ms * 1000)
         self.raft = Raft(self.solo)
         self.tasks: set[asyncio.Future[Any]] = set()
-        self.proposals = Proposals("n1", self.solo.machine, self.clock, self._spawn)
+        self.creators = Creators(self.solo.chart, (), most)
+        self.proposals = Proposals("n1", self.solo.machine, self.creators, self.clock, self._spawn)
         self.proposals.raft = cast(Any, self.raft)
 
     def _spawn(self, work: Any) -> None:
@@ -93,6 +95,7 @@ class Leader:
         """A majority stores the oldest entry in flight."""
         index, data, done = self.raft.flight.pop(0)
         applied = self.solo.feed(index, self.raft.term, data)
+        self.creators.on_applied(applied)
         done(Fate.COMMITTED, applied)
         for wanted, waiting in self.raft.waits:
             if wanted <= index and not waiting.done():
@@ -439,11 +442,14 @@ async def test_a_dry_run_is_judged_confirmed_and_leaves_nothing(leader: Leader) 
     assert await leader.gather() is None
     assert not asked.done()
     await leader.confirm()
-    assert accepted(await one(asked)).state_pre_hash == head
+    verdict = accepted(await one(asked))
+    assert verdict.state_pre_hash == head
+    assert Change("Pause.Phase", "RUNNING", "PAUSED") in (verdict.changes or ())
     again = await leader.ask(wet)
     await leader.gather()
     await leader.commit()
-    assert accepted(await one(again)).state_pre_hash == head, "the dry run changed nothing"
+    verdict = accepted(await one(again))
+    assert (verdict.state_pre_hash, verdict.changes) == (head, None), "the dry run changed nothing"
 
 
 async def test_a_dry_run_sees_what_is_gathered_before_it_and_is_not_seen_by_what_comes_after(leader: Leader) -> None:
@@ -505,3 +511,141 @@ async def test_facts_wait_for_their_commit_too(leader: Leader) -> None:
     await leader.commit()
     assert type(await one(asked)).__name__ == "FactAccepted"
     assert refused(await one(old)) is Code.FACT_REFUSED
+
+
+# --- what one signer may create ---------------------------------------------------------------------------------------
+
+
+def bounded(most: int, *created: str) -> Leader:
+    """A leader that lets a signer create so many projects; pam has created these."""
+    leader = Leader(most=most)
+    for project in created:
+        leader.creators.on_applied(leader.solo.apply(leader.created(project)))
+    return leader
+
+
+async def test_beyond_its_share_a_signer_creates_nothing_and_is_told_the_numbers() -> None:
+    leader = bounded(2, "a", "b")
+    asked = await leader.ask(leader.created("c"))
+    assert await leader.gather() is None, "a refusal needs no log"
+    assert not asked.done(), "it is a verdict on state that may not be the newest"
+    await leader.confirm()
+    answer = await one(asked)
+    assert isinstance(answer, Refused) and answer.code is Code.TOO_MANY_PROJECTS
+    assert (answer.project, answer.transition, answer.head) == ("c", "PROJECT_CREATED", leader.solo.head("c"))
+    (reason,) = answer.reasons
+    assert "has created 2 projects and would create 1 more; one signer may create 2" in reason
+    assert leader.solo.principals["pam"] in reason
+    assert leader.solo.machine.project("c") is None
+
+
+async def test_a_deposed_leader_tells_nobody_that_he_has_too_many() -> None:
+    leader = bounded(1, "a")
+    asked = await leader.ask(leader.created("b"))
+    await leader.gather()
+    await leader.confirm(NotLeader("deposed"))
+    assert unavailable(await one(asked)) == (Code.NO_LEADER, False)
+
+
+async def test_what_is_in_flight_and_in_the_same_entry_counts() -> None:
+    leader = bounded(3, "a")
+    first = await leader.ask(leader.created("b"))
+    await leader.gather()
+    third, fourth = await leader.ask(leader.created("c")), await leader.ask(leader.created("d"))
+    data = await leader.gather()
+    assert data is not None and len(decode(data).items) == 1
+    await leader.commit()
+    await leader.commit()
+    assert accepted(await one(first)) and accepted(await one(third))
+    assert refused(await one(fourth)) is Code.TOO_MANY_PROJECTS
+
+
+async def test_what_was_in_flight_and_lost_does_not_count() -> None:
+    leader = bounded(1)
+    lost = await leader.ask(leader.created("a"))
+    await leader.gather()
+    await leader.lose(Fate.REFUSED)
+    leader.solo.machine.pending.clear()  # as the node does when leadership moves
+    again = await leader.ask(leader.created("b"))
+    assert await leader.gather() is not None
+    await leader.commit()
+    assert unavailable(await one(lost)) == (Code.NO_LEADER, False)
+    assert accepted(await one(again))
+
+
+async def test_everything_but_creating_goes_on_beyond_the_share() -> None:
+    leader = bounded(1, "a")
+    again = leader.solo.item(leader.solo.document("CONTROL_PAUSED", {"reason": "x"}, project="a", signer="op"))
+    other = leader.solo.item(leader.solo.document("PROJECT_CREATED", {"brief": "b"}, project="b", signer="ivy"))
+    asked = await leader.ask(again, other)
+    assert await leader.gather() is not None
+    await leader.commit()
+    assert all(map(accepted, await asked)), "each signer has a share of its own"
+
+
+async def test_one_key_in_another_spelling_is_the_same_signer() -> None:
+    leader = bounded(1, "a")
+    bare = "hmmm:pubkey:" + leader.solo.principals["pam"].rpartition(":")[2].upper()
+    document = leader.solo.document("PROJECT_CREATED", {"brief": "b"}, project="b", signer=bare)
+    asked = await leader.ask(leader.solo.item(document, signed_by="pam"))
+    assert await leader.gather() is None
+    await leader.confirm()
+    assert refused(await one(asked)) is Code.TOO_MANY_PROJECTS
+
+
+async def test_nodes_are_not_bound_and_default_is_nobodys() -> None:
+    leader = bounded(1)
+    leader.creators.on_applied(leader.solo.apply(leader.paused(signer="op")))
+    items = [
+        leader.solo.item(leader.solo.document("PROJECT_CREATED", {"brief": "b"}, project=name, signer=who))
+        for name, who in (("a", "n1"), ("b", "n1"), ("c", "op"))
+    ]
+    asked = await leader.ask(*items)
+    assert await leader.gather() is not None
+    await leader.commit()
+    assert all(map(accepted, await asked)), "op has touched default first, and created nothing yet"
+
+
+async def test_zero_is_any_number() -> None:
+    leader = bounded(0, "a", "b", "c")
+    asked = await leader.ask(leader.created("d"))
+    await leader.gather()
+    await leader.commit()
+    assert accepted(await one(asked))
+
+
+async def test_a_duplicate_is_answered_however_many_there_are() -> None:
+    leader = Leader(most=1)
+    item = leader.created("a")
+    _ = await leader.ask(item)
+    await leader.gather()
+    await leader.commit()
+    again = await leader.ask(item)
+    await leader.gather()
+    assert accepted(await one(again)).duplicate
+
+
+async def test_a_signed_batch_is_refused_as_a_whole_but_for_what_was_recorded_before() -> None:
+    leader = bounded(2, "a")
+    solo = leader.solo
+    before = solo.document("PROJECT_CREATED", {"brief": "b"}, project="b", signer="pam")
+    leader.creators.on_applied(solo.apply(solo.item(before)))
+    sent = [
+        before,
+        solo.document("PROJECT_CREATED", {"brief": "c"}, project="c", signer="pam"),
+        solo.document("BOOT_CONFIGURED", {"chart_hash": solo.chart.hash}, project="a", signer="pam"),
+    ]
+    asked = await leader.ask(solo.batch(sent, "pam"))
+    assert await leader.gather() is None
+    await leader.confirm()
+    recorded, new, beside = await asked
+    assert accepted(recorded).duplicate
+    assert [refused(new), refused(beside)] == [Code.TOO_MANY_PROJECTS] * 2
+
+
+async def test_a_dry_run_says_so_too() -> None:
+    leader = bounded(1, "a")
+    asked = await leader.ask(leader.created("b"), dry_run=True)
+    await leader.gather()
+    await leader.confirm()
+    assert refused(await one(asked)) is Code.TOO_MANY_PROJECTS

@@ -195,7 +195,7 @@ def test_no_node_can_hand_another_a_note() -> None:
         (lambda r: {"lifecycle": state.Lifecycle()}, "execution in WORK while the lifecycle is in BOOT"),
         (lambda r: {"council": state.Council(phase="READY")}, "the certificate does not match the elected set"),
         (lambda r: {"hlc_last": state.HlcLast()}, "time went from"),
-        (lambda r: {"epoch": {}}, "epoch of"),
+        (lambda r: {"epoch": {}}, "epochs are {}, expected was"),
         (lambda r: {"council": state.Council(planned_roles=("r",) * 65)}, "65 roles, at most 64 are kept"),
     ],
 )

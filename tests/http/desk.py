@@ -82,10 +82,10 @@ class Store:
         self.refused.append(refused)
         self.signers.append(signer)
 
-    def rejections(self, project: str | None, signer: str | None, limit: int) -> Iterator[bytes]:
-        notes = zip(reversed(self.refused), reversed(self.signers), strict=True)
-        found = [(r, by) for r, by in notes if project in (None, r.project) and signer in (None, by)]
-        return (canonical.encode({"signer": by, **msgspec.to_builtins(refused)}) for refused, by in found[:limit])
+    def rejections(self, project: str | None, signer: str | None) -> Iterator[list[bytes]]:
+        for refused, by in zip(reversed(self.refused), reversed(self.signers), strict=True):
+            fits = project in (None, refused.project) and signer in (None, by)
+            yield [canonical.encode({"signer": by, **msgspec.to_builtins(refused)})] if fits else []
 
 
 @dataclass
@@ -156,13 +156,14 @@ class Desk:
     def _judge(self, item: Item, dry_run: bool) -> Sequence[Answer]:
         position = self.machine.position
         index, stamp = position.index + 1, max(self.clock.wall_us(), position.stamp_us + 1)
-        outcomes = self.machine.pending.open().judge(Place(index, 1, stamp), item)
+        layer = self.machine.pending.open()
+        outcomes = layer.judge(Place(index, 1, stamp), item)
         changes = any(not isinstance(o, Refused) and not getattr(o, "duplicate", False) for o in outcomes)
         for outcome, signer in zip(outcomes, signers_of(item), strict=True):
             if isinstance(outcome, Refused):
                 self.store.reject(outcome, stamp, signer)
         if dry_run or not changes:
-            return outcomes
+            return layer.explained(outcomes) if dry_run else outcomes
         applied = self.machine.apply(index, 1, log_entry.encode(LogEntry(CHART.hash, "n1", 1, stamp, (item,))))
         self.memory.commit(applied)
         for listener in self.on_applied:

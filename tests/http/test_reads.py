@@ -1,6 +1,8 @@
 """Reads: state with its hashes, projects, records, and how stale each may be."""
 
+import asyncio
 import json
+from collections.abc import Iterator
 
 import msgspec
 import pytest
@@ -11,7 +13,7 @@ from cluster.http.state import SLICE_BYTES
 from swoosh import limits, state
 from swoosh.hashing import PREFIX
 from swoosh.merkle import MerkleMap
-from swoosh.outcome import Code
+from swoosh.outcome import Code, Refused
 from tests.http.conftest import Caller, Serve
 from tests.http.desk import Desk
 
@@ -189,6 +191,36 @@ async def test_rejections_tell_who_was_refused_and_why(desk: Desk, ask: Caller) 
     await ask.post("/transition", desk.created("apollo", current_state_hash="0" * 64))
     found = (await ask.get("/rejections?project=apollo&limit=5")).body["rejections"]
     assert [each["code"] for each in found] == ["STALE_STATE"] and found[0]["reasons"]
+
+
+async def test_who_searches_the_rejections_in_vain_holds_nobody_up(
+    desk: Desk, ask: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns, seen = 0, list[int]()
+    search = desk.store.rejections
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    def slices(project: str | None, signer: str | None) -> Iterator[list[bytes]]:
+        for matching in search(project, signer):
+            seen.append(turns)
+            yield matching
+
+    monkeypatch.setattr(desk.store, "rejections", slices)
+    for number in range(8):
+        desk.store.reject(Refused(Code.WRONG_PHASE, ("x",), f"p{number}"), number)
+    beside = asyncio.ensure_future(others())
+    try:
+        assert (await ask.get("/rejections?project=nobody")).body["rejections"] == []
+    finally:
+        beside.cancel()
+    assert len(set(seen)) == 8, "the loop turned after each slice"
+    assert [each["project"] for each in (await ask.get("/rejections?limit=2")).body["rejections"]] == ["p7", "p6"]
+    assert len(seen) == 10, "it stops when it has enough"
 
 
 # --- tokens, routes ---------------------------------------------------------------------------------------------------

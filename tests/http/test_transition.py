@@ -66,6 +66,8 @@ async def test_a_dry_run_judges_and_commits_nothing(desk: Desk, ask: Caller) -> 
     reply = await ask.post("/transition?dry_run=true", desk.created("apollo"))
     assert reply.status == 200 and reply.body["guard_outcomes"]
     assert desk.machine.project("apollo") is None
+    assert {"path": "Meta.Phase", "before": "ABSENT", "after": "CREATED"} in reply.body["changes"]
+    assert "changes" not in (await ask.post("/transition", desk.created("apollo"))).body
 
 
 # --- bad input --------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import msgspec
 import pytest
@@ -197,7 +198,7 @@ def read_all(kv: KeyValue) -> None:
     for waiting in held.pending((0, 0)):
         assert held.record(waiting.project, waiting.seq)
     list(held.facts())
-    list(held.rejections(None, None, 10))
+    list(held.rejections(None, None))
     assert held.meta("genesis")
 
 
@@ -276,16 +277,36 @@ def test_damage_met_while_judging_ends_apply_instead_of_becoming_a_verdict() -> 
 # --- refusals ---------------------------------------------------------------------------------------------------------
 
 
+def noted(held: Store, project: str | None = None, signer: str | None = None) -> list[dict[str, Any]]:
+    return [msgspec.json.decode(note) for notes in held.rejections(project, signer) for note in notes]
+
+
 def test_refusals_are_found_by_project_and_signer_newest_first(kv: KeyValue) -> None:
     held = create(kv)
     for number, (project, signer) in enumerate([("a", "x"), ("b", "x"), ("a", "y"), ("a", "x")]):
         held.reject(Refused(Code.WRONG_PHASE, (f"reason {number}",), project), number, signer)
-    found = [msgspec.json.decode(note) for note in held.rejections("a", "x", 10)]
+    found = noted(held, "a", "x")
     assert [note["reasons"] for note in found] == [["reason 3"], ["reason 0"]]
     assert found[0]["code"] == "WRONG_PHASE"
     assert found[0]["at"] == 3
-    assert len(list(held.rejections(None, None, 10))) == 4
-    assert len(list(held.rejections("a", None, 2))) == 2
+    assert len(noted(held)) == 4
+    assert len(noted(held, "a")) == 3
+
+
+def test_a_search_among_refusals_goes_in_slices_also_where_nothing_matches(
+    kv: KeyValue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "REJECTIONS_A_SLICE", 3)
+    held = create(kv)
+    for number in range(7):
+        held.reject(Refused(Code.WRONG_PHASE, (str(number),), "a"), number)
+    assert list(held.rejections("b", None)) == [[], [], []]
+    assert [len(notes) for notes in held.rejections("a", None)] == [3, 3, 1]
+    search = held.rejections("a", None)
+    next(search)
+    held.reject(Refused(Code.WRONG_PHASE, ("meanwhile",), "a"), 7)
+    later = [msgspec.json.decode(note)["at"] for notes in search for note in notes]
+    assert later == [3, 2, 1, 0], "none twice, none left out"
 
 
 def test_only_so_many_refusals_are_kept_also_across_a_restart(kv: KeyValue, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -294,7 +315,7 @@ def test_only_so_many_refusals_are_kept_also_across_a_restart(kv: KeyValue, monk
     for number in range(12):
         held = Store(kv) if number == 7 else held
         held.reject(Refused(Code.WRONG_PHASE, (str(number),)), number)
-    kept = [msgspec.json.decode(note)["at"] for note in held.rejections(None, None, 100)]
+    kept = [note["at"] for note in noted(held)]
     assert kept == [11, 10, 9, 8, 7]
 
 
