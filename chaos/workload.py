@@ -17,7 +17,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from chaos.history import Attempt, Journal, Read, Verdict
+from chaos.history import Attempt, Read, Verdict
+from chaos.recording import Journal
 from cluster.config import packaged_chart
 from swoosh import canonical, hlc, quorum
 from swoosh.client import Key, retry

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from chaos.history import exported
 from chaos.live import LiveCluster
+from chaos.recording import exported
 from cluster import pki, tls
 from cluster.pki import KeyPair
 from cluster.raft import wire
