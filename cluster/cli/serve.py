@@ -20,7 +20,7 @@ from aiohttp import web
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from cluster import config, faults, tls
-from cluster.clock import Clock, SystemClock
+from cluster.clock import Clock
 from cluster.config import Config, Misconfigured
 from cluster.egress import PeerHttp
 from cluster.entropy import Entropy, SystemEntropy
@@ -64,7 +64,7 @@ _log = structlog.get_logger(__name__)
 )
 def serve(path: Path) -> None:
     """Run one node until SIGTERM."""
-    clock = SystemClock()
+    clock = config.system_clock()
     try:
         settings = config.load(path)
         genesis, chart = settings.genesis(), config.packaged_chart()

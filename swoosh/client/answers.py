@@ -50,6 +50,7 @@ class Accepted(msgspec.Struct, frozen=True):
     duplicate: bool = False
     quarantined: bool = False
     idem_key: str = ""
+    seq: int = 0
 
 
 class Refused(msgspec.Struct, frozen=True):
