@@ -194,6 +194,14 @@ class LiveCluster:
 
         return await self.wait_for("every running node to be ready", settled, timeout)
 
+    async def up(self, *nodes: str, timeout: float = 60.0) -> None:
+        """Wait until these nodes, just started, answer at all."""
+
+        async def up() -> bool | None:
+            return set(nodes) <= set((await self.survey()).reports) or None
+
+        await self.wait_for(f"{', '.join(nodes)} to answer", up, timeout)
+
     async def agreed(self, timeout: float = 60.0, *, nodes: int | None = None) -> Survey:
         """Wait until so many nodes, default all, stopped ones included, hold one state at one index."""
         wanted = len(self.nodes) if nodes is None else nodes

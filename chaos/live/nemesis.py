@@ -129,8 +129,11 @@ class Nemesis:
         return self._starts(targets)
 
     def _starts(self, targets: Sequence[str]) -> Undo:
+        """A fault is over when the nodes are processes again: how long an interpreter takes to load is not theirs."""
+
         async def undo() -> None:
             self._cluster.start(*targets)
+            await self._cluster.up(*targets)
 
         return undo
 
@@ -224,7 +227,7 @@ class Nemesis:
         async def undo() -> None:
             for node in targets:
                 self._tools.sync_flag(node).unlink(missing_ok=True)
-                self._start_again(node)
+                await self._start_again(node)
 
         return undo
 
@@ -237,7 +240,7 @@ class Nemesis:
         async def undo() -> None:
             for node, each in zip(targets, disks, strict=True):
                 each.empty()
-                self._start_again(node)
+                await self._start_again(node)
 
         return undo
 
@@ -247,9 +250,10 @@ class Nemesis:
         except KeyError:
             raise Unfit("nodes have no file system of their own") from None
 
-    def _start_again(self, node: str) -> None:
+    async def _start_again(self, node: str) -> None:
         if node not in self._cluster.running:
             self._cluster.start(node)
+            await self._cluster.up(node)
 
     async def _damage(self, step: Step, targets: list[str], fault: Fault) -> Undo:
         """Kill, damage, start: the node must not serve what it cannot prove."""

@@ -14,7 +14,7 @@ import asyncio
 import json
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
@@ -25,6 +25,7 @@ PREFIX = "swx"
 CHUNK = 64 * 1024
 _Link = tuple[str, str]
 """From whom, to whom."""
+_Accepted = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 class Network(Protocol):
@@ -195,7 +196,7 @@ class Proxies:
     """
 
     def __init__(self) -> None:
-        self._ports: dict[_Link, tuple[asyncio.Server | None, int]] = {}
+        self._servers: list[asyncio.Server] = []
         self._targets: dict[str, str] = {}
         self._passable: dict[_Link, asyncio.Event] = {}
         self._delay: dict[str, tuple[float, float]] = {}
@@ -216,8 +217,8 @@ class Proxies:
             for target in self._targets:
                 if target != source:
                     server = await asyncio.start_server(self._serve(source, target), "127.0.0.1", 0)
-                    self._ports[source, target] = server, server.sockets[0].getsockname()[1]
-                    told[self._targets[target]] = f"127.0.0.1:{self._ports[source, target][1]}"
+                    self._servers.append(server)
+                    told[self._targets[target]] = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
             replace_addresses(self._directory / source / "swoosh.toml", told)
 
     def _links(self) -> Iterator[_Link]:
@@ -236,14 +237,13 @@ class Proxies:
         self._delay.pop(node, None)
 
     async def close(self) -> None:
-        for server, _ in self._ports.values():
-            if server:
-                server.close()
+        for server in self._servers:
+            server.close()
         for task in self._carrying:
             task.cancel()
         await asyncio.gather(*self._carrying, return_exceptions=True)
 
-    def _serve(self, dialler: str, listener: str):  # type: ignore[no-untyped-def]
+    def _serve(self, dialler: str, listener: str) -> _Accepted:
         async def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             task = asyncio.current_task()
             assert task is not None

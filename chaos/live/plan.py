@@ -69,7 +69,7 @@ LEAVES_DAMAGE = frozenset({Do.FLIP, Do.WIPE, Do.ROLL_BACK, Do.SWAP})
 
 
 EXIT_CODES = (*ExitCode.__members__, *({"ROLLED_BACK"} - set(ExitCode.__members__)))
-"""What a node may say with its last breath; a build that does not notice a rolled-back disk is found out by its plan."""
+"""What a node may end with. A build that does not notice a rolled-back disk is found out by the plan for it."""
 
 
 class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"hold": "for"}):
@@ -126,7 +126,7 @@ class Plan(_Document, frozen=True, kw_only=True):
     steps: tuple[Step, ...]
     name: str = ""
     nodes: int = 3
-    callers: int = 12
+    callers: int = 8
     disk_mb: int = 256
     recovered_within: float = 10.0
     minimum: Minimum = Minimum()
