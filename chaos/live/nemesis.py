@@ -19,7 +19,7 @@ from chaos.live import disk
 from chaos.live.cluster import LiveCluster, Trouble
 from chaos.live.disk import Disk
 from chaos.live.network import Network, Unfit
-from chaos.live.plan import LEAVES_DAMAGE, Do, Plan, Step, To
+from chaos.live.plan import EXIT_CODES, LEAVES_DAMAGE, Do, Plan, Step, To
 from cluster.faults import ExitCode
 
 ENDS_WITHIN_SECONDS = 30.0
@@ -320,6 +320,8 @@ class Nemesis:
                 if self._cluster.exit_code(node) is not None:
                     fault.exits[node] = _name(await self._cluster.ended(node))
                     waiting.remove(node)
+                    if fault.exits[node] not in EXIT_CODES:
+                        fault.wrong = f"{node} ended with {fault.exits[node]}, which tells an operator nothing"
                 elif await self._serves(node):
                     waiting.remove(node)
             await asyncio.sleep(0.2)

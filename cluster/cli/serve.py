@@ -77,7 +77,10 @@ def serve(path: Path) -> None:
     if genesis.insecure:
         _log.warning("INSECURE: this cluster accepts unsigned proposals; never for production")
     with asyncio.Runner(loop_factory=_fastest_loop()) as runner:
-        runner.run(run(settings, genesis, chart, clock, SystemEntropy()))
+        try:
+            runner.run(run(settings, genesis, chart, clock, SystemEntropy()))
+        except Corrupt as error:
+            faults.fatal(ExitCode.DAMAGED, str(error))
 
 
 def _fastest_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
