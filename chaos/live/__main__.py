@@ -30,7 +30,8 @@ RECORD = ROOT / "docs" / "reports" / "chaos.jsonl"
 
 def main() -> int:
     """Parse the arguments, run, report."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     options = _options()
     if not options.plan:
         for name in names():

@@ -58,9 +58,16 @@ class Disk:
             os.close(descriptor)
 
     def restore_power(self) -> None:
-        """Mount it again, as after a reboot."""
+        """Mount it again, as after a reboot.
+
+        Raises:
+            OSError: something still holds what had no power.
+        """
         self._unmount()
         self._mount()
+        probe = self.home / "probe"
+        probe.write_bytes(b"")
+        probe.unlink()
 
     def fill(self) -> int:
         """Leave no space; how many bytes that took."""

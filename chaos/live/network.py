@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import subprocess
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
@@ -114,7 +115,8 @@ class Namespaces:
         rewritten(cluster.directory, addresses)
         moved = LiveCluster(cluster.directory)
         for node in moved.nodes:
-            moved.commands[node] = ["ip", "netns", "exec", self._space(node)]
+            # Not `ip netns exec`: it copies the mounts too, and a copy keeps a disk without power alive.
+            moved.commands[node] = ["nsenter", f"--net=/run/netns/{self._space(node)}", "--"]
         return moved
 
     def _plug_in(self, space: str, number: int, host: str) -> None:
@@ -157,10 +159,13 @@ class Namespaces:
 
 
 def sweep() -> None:
-    """Remove namespaces and bridges of runs whose process is gone."""
+    """Remove namespaces, with the nodes in them, and bridges of runs whose process is gone."""
     spaces = [line.split()[0] for line in _run("ip", "netns", "list").splitlines() if line.startswith(f"{PREFIX}-")]
     for space in spaces:
         if not Path(f"/proc/{space.split('-')[1]}").exists():
+            for process in _ip("netns", "pids", space).split():
+                with suppress(ProcessLookupError):
+                    os.kill(int(process), signal.SIGKILL)
             _ip("netns", "del", space)
     links = json.loads(_run("ip", "-j", "link", "show", "type", "bridge") or "[]")
     for name in (link.get("ifname", "") for link in links):

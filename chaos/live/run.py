@@ -10,14 +10,15 @@ import os
 import platform
 import random
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from chaos.history import check, tally
+from chaos.history import Findings, check, tally
 from chaos.live import disk, result
-from chaos.live.cluster import LiveCluster
+from chaos.live.cluster import LiveCluster, Trouble
 from chaos.live.disk import Disk
 from chaos.live.nemesis import Nemesis, Tools
 from chaos.live.network import Namespaces, Network, Proxies, Unfit
@@ -36,7 +37,7 @@ async def conduct(plan: Plan, directory: Path, *, seed: int, proxies: bool, comm
     """Carry out a plan in an empty directory.
 
     Raises:
-        Trouble: the cluster did not even start, or never agreed again.
+        Trouble: the cluster did not even start.
     """
     async with _world(plan, directory, proxies) as (cluster, tools):
         cluster.start()
@@ -44,16 +45,14 @@ async def conduct(plan: Plan, directory: Path, *, seed: int, proxies: bool, comm
         nemesis = Nemesis(plan, cluster, tools, random.Random(seed))
         journal = Journal(directory / "history.jsonl")
         samples: list[Sample] = []
+        troubles: list[str] = []
         started = time.monotonic()
         try:
-            mended = await _attack(plan, cluster, nemesis, journal, samples, seed)
+            mended = await _attack(plan, cluster, nemesis, journal, samples, troubles, seed)
         finally:
             journal.close()
         ended = time.monotonic()
-        agreement = (await cluster.agreed(nodes=len(cluster.running))).agreement()
-        assert agreement is not None
-        dumps = {node: await exported(cluster.nodes[node], agreement.at_index) for node in cluster.running}
-        found = check(journal.events, dumps, converged=True)
+        found = await _judge(cluster, journal, troubles)
         acknowledged = accepted(journal.events)
         recovery = next_acknowledged(acknowledged, mended)
         return Result(
@@ -72,10 +71,10 @@ async def conduct(plan: Plan, directory: Path, *, seed: int, proxies: bool, comm
             samples=samples,
             out=nemesis.out,
             skipped=nemesis.skipped,
-            wrong=result.violations(found, nemesis.faults, recovery, plan.recovered_within),
+            wrong=troubles + result.violations(found, nemesis.faults, recovery, plan.recovered_within),
             thin=result.shortfalls(journal.events, nemesis.faults, plan.minimum, started),
             counts=dict(found.counts),
-            told=dict(tally(journal.events)),
+            told={str(name): count for name, count in tally(journal.events).items()},
             recovery=recovery,
             gaps=[next_acknowledged(acknowledged, fault.start) for fault in nemesis.faults],
             latencies=[attempt.end - attempt.start for attempt in acknowledged],
@@ -84,7 +83,13 @@ async def conduct(plan: Plan, directory: Path, *, seed: int, proxies: bool, comm
 
 
 async def _attack(
-    plan: Plan, cluster: LiveCluster, nemesis: Nemesis, journal: Journal, samples: list[Sample], seed: int
+    plan: Plan,
+    cluster: LiveCluster,
+    nemesis: Nemesis,
+    journal: Journal,
+    samples: list[Sample],
+    troubles: list[str],
+    seed: int,
 ) -> float:
     """Traffic and faults side by side, then calm; when the last fault was over."""
     over = asyncio.Event()
@@ -93,14 +98,31 @@ async def _attack(
         sampling = group.create_task(_sample(cluster, samples))
         try:
             await nemesis.run()
-            mended = max((fault.end for fault in nemesis.faults), default=time.monotonic())
-            await _until_acknowledged(journal, mended)
+            await _until_acknowledged(journal, _mended(nemesis))
             await cluster.ready()
             await asyncio.sleep(CALM_SECONDS)
+        except Trouble as trouble:
+            troubles.append(str(trouble))
         finally:
             over.set()
             sampling.cancel()
-    return mended
+    return _mended(nemesis)
+
+
+def _mended(nemesis: Nemesis) -> float:
+    return max((fault.end for fault in nemesis.faults), default=time.monotonic())
+
+
+async def _judge(cluster: LiveCluster, journal: Journal, troubles: list[str]) -> Findings:
+    """Hold the history against what the running nodes hold, once they agree."""
+    try:
+        agreement = (await cluster.agreed(nodes=len(cluster.running))).agreement()
+    except Trouble as trouble:
+        troubles.append(str(trouble))
+        return Findings([], Counter())
+    assert agreement is not None
+    dumps = {node: await exported(cluster.nodes[node], agreement.at_index) for node in cluster.running}
+    return check(journal.events, dumps, converged=True)
 
 
 async def _until_acknowledged(journal: Journal, moment: float) -> None:
