@@ -56,6 +56,10 @@ check: $(STAMP) ## Style, types, import directions, dependencies
 	$(BIN)/lint-imports
 	$(BIN)/deptry .
 
+.PHONY: chaos
+chaos: $(STAMP) ## PLAN=name: real nodes, real faults, a verdict; without a name, the plans (SEED=, OPTIONS=--keep)
+	@$(BIN)/python -m chaos.live $(PLAN) $(if $(SEED),--seed $(SEED)) $(OPTIONS)
+
 .PHONY: format
 format: $(STAMP) ## Put the code into the form that `check` wants
 	@$(BIN)/ruff check --fix --quiet

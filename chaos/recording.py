@@ -18,19 +18,50 @@ PAGE = 1_000
 
 
 class Journal:
-    """A history on disk, one JSON line per event, in the order the answers came."""
+    """A history on disk: one JSON line ``[number, event]`` before something is sent, and one when it is answered.
+
+    Of two lines with one number the later counts. What was never answered stays as it was begun: unknown.
+    """
 
     def __init__(self, path: Path) -> None:
-        self._file: TextIO = path.open("w", encoding="utf-8")
-        self.events: list[Event] = []
+        self._file: TextIO = path.open("w", encoding="utf-8", buffering=1)
+        self._events: list[Event] = []
+
+    @property
+    def events(self) -> list[Event]:
+        """The history so far."""
+        return self._events
+
+    def begin(self, event: Event) -> int:
+        """Keep what is about to be sent, as the attempt whose end nobody knows; its number."""
+        self._events.append(event)
+        number = len(self._events) - 1
+        self._write(number, event)
+        return number
+
+    def complete(self, number: int, event: Event) -> None:
+        """What was begun under this number was answered."""
+        self._events[number] = event
+        self._write(number, event)
 
     def add(self, event: Event) -> None:
-        """Keep an event."""
-        self.events.append(event)
-        self._file.write(msgspec.json.encode(event).decode() + "\n")
+        """Keep what is over and changes nothing if it is lost, such as a read."""
+        self.begin(event)
 
     def close(self) -> None:
         self._file.close()
+
+    def _write(self, number: int, event: Event) -> None:
+        self._file.write(msgspec.json.encode([number, event]).decode() + "\n")
+
+
+def recorded(path: Path) -> list[Event]:
+    """The history in a file, even of a run that was interrupted."""
+    found: dict[int, Event] = {}
+    for line in path.read_bytes().splitlines():
+        number, event = msgspec.json.decode(line, type=tuple[int, Event])
+        found[number] = event
+    return [found[number] for number in sorted(found)]
 
 
 async def exported(endpoint: str, index: int) -> dict[str, bytes]:

@@ -62,6 +62,16 @@ class SystemClock:
         return loop.call_soon(callback) if seconds <= 0 else loop.call_later(seconds, callback)
 
 
+class ShiftedClock(SystemClock):
+    """The machine's clocks, the wall clock off by ``offset_us()``: how a run makes one node's clock wrong."""
+
+    def __init__(self, offset_us: Callable[[], int]) -> None:
+        self._offset_us = offset_us
+
+    def wall_us(self) -> int:
+        return super().wall_us() + self._offset_us()
+
+
 class ManualClock:
     """A clock that stands still until a test moves it.
 

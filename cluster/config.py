@@ -21,6 +21,7 @@ from typing import Any
 import msgspec
 
 from cluster import faults
+from cluster.clock import Clock, ShiftedClock, SystemClock
 from cluster.raft.install import BYTES_PER_SECOND
 from cluster.raft.replica import Timing
 from cluster.raft.retention import KEEP, Keep
@@ -33,6 +34,7 @@ from swoosh.genesis import Genesis
 
 PREFIX = "SWOOSH_"
 _FAILPOINT = PREFIX + "FAILPOINT"
+_CLOCK_OFFSET_FILE = PREFIX + "CLOCK_OFFSET_FILE"
 # Variables of the Go implementation; its database settings mean nothing here, but callers still set them.
 _ALIASES = {"SWOOSH_LISTEN_ADDR": "http.listen", "SWOOSH_WAL_DIR": "data", "SWOOSH_SNAPSHOT_DIR": "snapshots"}
 _IGNORED_PREFIX = "SWOOSH_DATABASE_DB_"
@@ -218,6 +220,23 @@ def arm_failpoints(environment: Mapping[str, str] | None = None) -> None:
     faults.arm(name, int(nth), lambda: os.kill(os.getpid(), signal.SIGKILL))
 
 
+def system_clock(environment: Mapping[str, str] | None = None) -> Clock:
+    """The machine's clock; off by the milliseconds in the file SWOOSH_CLOCK_OFFSET_FILE names, where that is set.
+
+    The file is read at every look, so a run can move the clock of a node that is serving. A file that cannot be read
+    is no offset.
+    """
+    name = _variables(environment).get(_CLOCK_OFFSET_FILE, "")
+    return ShiftedClock(lambda: _offset_us(Path(name))) if name else SystemClock()
+
+
+def _offset_us(path: Path) -> int:
+    try:
+        return int(path.read_text(encoding="ascii")) * 1_000
+    except (OSError, ValueError):
+        return 0
+
+
 def packaged_chart() -> Chart:
     """The chart this build was made with.
 
@@ -283,6 +302,8 @@ def _override(document: dict[str, Any], variables: Mapping[str, str]) -> Iterato
             for section in sections:
                 table = table.setdefault(section, {})
             table[leaf] = int(text) if kinds[places[name]] is int and text.isdecimal() else text
+        elif name == _CLOCK_OFFSET_FILE:
+            yield f"{name}: the wall clock of this node is off by what {text[:80]} says; never in production"
         elif name.startswith(_IGNORED_PREFIX):
             yield f"{name} is accepted and ignored: the store is the node's own"
         elif name not in _NOT_OURS:

@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from cluster import config, faults, stores, tls
 from cluster.cli.shared import say
-from cluster.clock import Clock, SystemClock
+from cluster.clock import Clock
 from cluster.config import Config, Misconfigured
 from cluster.egress import PeerHttp
 from cluster.entropy import Entropy, SystemEntropy
@@ -80,7 +80,7 @@ _log = structlog.get_logger(__name__)
 @click.option("--yes", is_flag=True, help="With --rejoin: replace a healthy store, too, without asking.")
 def serve(path: Path, rejoin: bool, yes: bool) -> None:
     """Run one node until SIGTERM."""
-    clock = SystemClock()
+    clock = config.system_clock()
     try:
         settings = config.load(path)
         genesis, chart = settings.genesis(), config.packaged_chart()
@@ -95,7 +95,10 @@ def serve(path: Path, rejoin: bool, yes: bool) -> None:
     if rejoin:
         replace_store(settings, genesis, chart, confirmed=yes)
     with asyncio.Runner(loop_factory=_fastest_loop()) as runner:
-        runner.run(run(settings, genesis, chart, clock, SystemEntropy()))
+        try:
+            runner.run(run(settings, genesis, chart, clock, SystemEntropy()))
+        except Corrupt as error:
+            faults.fatal(ExitCode.DAMAGED, str(error))
 
 
 def replace_store(settings: Config, genesis: Genesis, chart: Chart, *, confirmed: bool) -> None:

@@ -168,6 +168,7 @@ class RocksKeyValue:
         bounds = ReadOptions()
         if end is not None:
             bounds.set_iterate_upper_bound(end)
+        last: bytes | None = None
         try:
             first = None if reverse else start or None
             items: Iterator[tuple[bytes, bytes]] = iter(
@@ -177,8 +178,24 @@ class RocksKeyValue:
                 if key < start:  # only when reversed: rocksdict ignores a lower bound in raw mode
                     return
                 yield key, value
+                last = key
+            self._check_end(family, start, last, bounds, reverse)
         except Exception as error:
             self._fail("read", error)
+
+    def _check_end(self, family: Family, start: bytes, last: bytes | None, bounds: ReadOptions, reverse: bool) -> None:
+        """Raise if an iteration ended after ``last`` because what follows cannot be read.
+
+        rocksdict ends an iteration at a damaged block as if there were nothing more. A cursor says which it was.
+        """
+        cursor = self._tables[family].iter(bounds)
+        if last is None:
+            (cursor.seek_to_last() if reverse else cursor.seek(start))
+        else:
+            (cursor.seek_for_prev(last) if reverse else cursor.seek(last))
+            if cursor.valid():
+                (cursor.prev() if reverse else cursor.next())
+        cursor.status()
 
     def write(self, batch: Batch, *, sync: bool) -> None:
         rocks = WriteBatch(raw_mode=True)
@@ -221,7 +238,8 @@ class RocksKeyValue:
         self._db.close()
 
     def _fail(self, what: str, error: Exception) -> NoReturn:
-        faults.fatal(ExitCode.DISK, f"store {what} failed", path=str(self._path), error=str(error))
+        code = ExitCode.DAMAGED if "Corruption" in str(error) else ExitCode.DISK
+        faults.fatal(code, f"store {what} failed", path=str(self._path), error=str(error))
 
 
 def _options(create: bool) -> Options:

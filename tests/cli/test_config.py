@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from cluster import config, faults
+from cluster.clock import ShiftedClock, SystemClock
 from cluster.config import Misconfigured
 
 MEMBERS = {"node-1": ("127.0.0.1", 8201), "node-2": ("127.0.0.1", 8202)}
@@ -40,6 +41,20 @@ def test_a_variable_overrides_the_file(file: Path) -> None:
     assert config.load(file, {"SWOOSH_PROJECTS_PER_SIGNER": "0"}).projects_per_signer == 0 != found.projects_per_signer
     assert found.http == ("0.0.0.0", 80)
     assert found.timing.election_min == 0.7
+
+
+def test_the_clock_of_one_node_can_be_made_wrong_while_it_runs_and_only_on_purpose(file: Path, tmp_path: Path) -> None:
+    offset = tmp_path / "offset"
+    variables = {"SWOOSH_CLOCK_OFFSET_FILE": str(offset)}
+    right, wrong = config.system_clock({}), config.system_clock(variables)
+    assert isinstance(right, SystemClock) and not isinstance(right, ShiftedClock)
+    assert abs(wrong.wall_us() - right.wall_us()) < 60_000_000, "a file that is not there is no offset"
+    for hours in (1, -2):
+        offset.write_text(str(hours * 3_600_000))
+        assert abs(wrong.wall_us() - right.wall_us() - hours * 3_600_000_000) < 60_000_000
+    assert abs(wrong.monotonic() - right.monotonic()) < 60
+    [notice] = config.load(file, variables).notices
+    assert "never in production" in notice
 
 
 def test_the_variables_of_the_go_implementation_work(file: Path, tmp_path: Path) -> None:

@@ -222,6 +222,51 @@ def test_a_store_whose_tables_are_gone_is_damaged(tmp_path: Path) -> None:
     assert stop.value.args[0] is ExitCode.DAMAGED
 
 
+@pytest.fixture
+def flipped(tmp_path: Path) -> Iterator[RocksKeyValue]:
+    """Rows from 000 to 199 in a table, one bit of whose middle is another."""
+    store = RocksKeyValue.create(tmp_path / "store")
+    batch, entropy = Batch(), SeededEntropy(1)
+    for number in range(200):
+        batch.put(Family.LOG, b"%03d" % number, entropy.token(400))
+    store.write(batch, sync=True)
+    store.flush()
+    store.close()
+    table = max((tmp_path / "store").glob("*.sst"), key=lambda path: path.stat().st_size)
+    data = bytearray(table.read_bytes())
+    data[len(data) // 2] ^= 1
+    table.write_bytes(data)
+    opened = RocksKeyValue.open(tmp_path / "store")
+    yield opened
+    opened.close()
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_rows_behind_a_flipped_bit_are_not_passed_over(flipped: RocksKeyValue, reverse: bool) -> None:
+    """The library ends the iteration there as if there were no more; a log would lose its end without a word."""
+    found = []
+    with pytest.raises(Stopped) as stopped:
+        found += [key for key, _ in flipped.iterate(Family.LOG, reverse=reverse)]
+    assert stopped.value.args[0] is ExitCode.DAMAGED
+    assert "checksum" in stopped.value.args[2]["error"]
+    assert [key for key, _ in flipped.iterate(Family.LOG, b"000", b"020")] == [b"%03d" % number for number in range(20)]
+
+
+def test_an_iteration_that_begins_behind_a_flipped_bit_says_so(flipped: RocksKeyValue) -> None:
+    bad = []
+    for number in range(200):
+        try:
+            flipped.get(Family.LOG, b"%03d" % number)
+        except Stopped as stopped:
+            assert stopped.args[0] is ExitCode.DAMAGED
+            bad.append(number)
+    assert 0 < len(bad) < 100
+    with pytest.raises(Stopped):
+        list(flipped.iterate(Family.LOG, b"%03d" % bad[0]))
+    with pytest.raises(Stopped):
+        list(flipped.iterate(Family.LOG, b"", b"%03d" % (bad[0] + 1), reverse=True))
+
+
 def test_a_checkpoint_is_a_store_of_its_own(tmp_path: Path) -> None:
     store = RocksKeyValue.create(tmp_path / "store")
     batch = Batch()

@@ -11,6 +11,8 @@ import pytest
 
 from chaos.live import LiveCluster
 from cluster.faults import ExitCode
+from cluster.storage import layout
+from cluster.storage.kv import Batch, RocksKeyValue
 from swoosh.client import Accepted
 from tests.system.conftest import Found
 
@@ -100,6 +102,18 @@ async def test_a_store_that_lost_what_it_had_synced_stays_down(used: LiveCluster
         shutil.copytree(spare, home(used))
     used.start(VICTIM)
     await used.agreed()
+
+
+async def test_a_node_whose_state_contradicts_its_hashes_is_damaged(found: Found) -> None:
+    """A row is gone that its head row vouches for: no checksum of the store can know that."""
+    made = found()
+    kv, batch = RocksKeyValue.open(home(made) / "store"), Batch()
+    batch.delete(*layout.row(("@cluster", "settings")))
+    kv.write(batch, sync=True)
+    kv.close()
+    code, reason = await refusal(made)
+    assert code == ExitCode.DAMAGED
+    assert "@cluster hashes to" in reason
 
 
 async def test_a_node_that_never_had_a_store_is_misconfigured(found: Found) -> None:

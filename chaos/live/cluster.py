@@ -1,7 +1,8 @@
 """A real cluster on this machine: processes, disks and sockets, made with the very commands an operator types.
 
 What it must never do is reach into a node: it starts, kills and asks, as an operator could. Node logs are kept in the
-cluster's directory. Nothing of it outlives ``close``.
+cluster's directory. Nothing of it outlives ``close``. Where a node runs (which network, on which disk) is decided by
+whoever made the cluster: see network.py and disk.py.
 """
 
 from __future__ import annotations
@@ -46,6 +47,10 @@ class LiveCluster:
         self.cluster_id: str = document["cluster_id"]
         self.nodes: dict[str, str] = {node["id"]: node["http"] for node in document["nodes"]}
         self.keys = directory / "keys"
+        self.commands: dict[str, list[str]] = {node: [] for node in self.nodes}
+        """What goes before the command that starts a node."""
+        self.environment: dict[str, dict[str, str]] = {node: {} for node in self.nodes}
+        """Variables of one node, at every start."""
         self._configs = {node["id"]: directory / node["config"] for node in document["nodes"]}
         self._running: dict[str, subprocess.Popen[bytes]] = {}
 
@@ -76,16 +81,24 @@ class LiveCluster:
         """Process ids of the running nodes."""
         return [self._running[node].pid for node in self.running]
 
+    def home(self, node: str) -> Path:
+        """Where everything of a node lies."""
+        config: Path = self._configs[node]
+        return config.parent
+
     def start(self, *nodes: str, environment: Mapping[str, str] | None = None, options: Sequence[str] = ()) -> None:
-        """Start these nodes, or all, with further variables and options of serve. They are not ready when this
-        returns."""
-        variables = os.environ | dict(environment or {})
+        """Start these nodes, or all, with further variables and options. They are not ready when this returns."""
         for node in nodes or self.nodes:
+            variables = os.environ | self.environment[node] | dict(environment or {})
+            command = [*self.commands[node], *_SWOOSH, "serve", "--config", str(self._configs[node]), *options]
             with self.log(node).open("ab") as log:
-                command = [*_SWOOSH, "serve", "--config", str(self._configs[node]), *options]
                 self._running[node] = subprocess.Popen(
                     command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=variables
                 )
+
+    def swoosh(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Any other command, as an operator types it."""
+        return subprocess.run([*_SWOOSH, *arguments], capture_output=True, text=True, timeout=60, check=False)
 
     def kill(self, *nodes: str) -> None:
         """SIGKILL, all of them before any has ended: what a process had not written is gone."""
@@ -164,9 +177,9 @@ class LiveCluster:
         async with Client(endpoints, key=self.key(key) if key else None) as client:
             yield client
 
-    async def survey(self, project: str = "default") -> Survey:
+    async def survey(self, project: str = "default", *, within: float = ASKED_WITHIN_SECONDS) -> Survey:
         """What every node says of itself now."""
-        return await survey(self.endpoints, ASKED_WITHIN_SECONDS, project)
+        return await survey(self.endpoints, within, project)
 
     async def ready(self, timeout: float = 60.0) -> str:
         """Wait until every running node serves and follows one leader that runs; the leader."""
@@ -181,15 +194,24 @@ class LiveCluster:
 
         return await self.wait_for("every running node to be ready", settled, timeout)
 
-    async def agreed(self, timeout: float = 60.0) -> Survey:
-        """Wait until all nodes, stopped ones included, hold one state at one index."""
+    async def up(self, *nodes: str, timeout: float = 60.0) -> None:
+        """Wait until these nodes, just started, answer at all."""
+
+        async def up() -> bool | None:
+            return set(nodes) <= set((await self.survey()).reports) or None
+
+        await self.wait_for(f"{', '.join(nodes)} to answer", up, timeout)
+
+    async def agreed(self, timeout: float = 60.0, *, nodes: int | None = None) -> Survey:
+        """Wait until so many nodes, default all, stopped ones included, hold one state at one index."""
+        wanted = len(self.nodes) if nodes is None else nodes
 
         async def agreed() -> Survey | None:
             found = await self.survey()
             agreement = found.agreement()
-            return found if agreement and agreement.agreeing == len(self.nodes) else None
+            return found if agreement and agreement.agreeing >= wanted else None
 
-        return await self.wait_for("all nodes to agree", agreed, timeout)
+        return await self.wait_for(f"{wanted} nodes to agree", agreed, timeout)
 
     async def wait_for(self, what: str, condition: Callable[[], Awaitable[T | None]], timeout: float = 60.0) -> T:
         """Ask until there is an answer other than None.
