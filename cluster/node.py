@@ -132,9 +132,6 @@ class Node:
             applied=self.machine.position.index,
             keep=config.keep,
         )
-        self.raft.retention.install = installer.request
-        self._proposals.raft = self.raft
-        self._proposals.objection = self._objection
         self.checkpoints = Checkpoints(
             config.node_id,
             genesis.nodes,
@@ -145,17 +142,24 @@ class Node:
             every=checkpoint_every,
             patience=2 * config.timing.election_max,
         )
-        self.checkpoints.raft = self.raft
-        self.raft.listen("checkpoint", self.checkpoints.on_report)
-        self.raft.may_lead = lambda hello: hello.chart_hash == self.machine.registry.cluster.chart.chart_hash
         self.scrubber = Scrubber(self.machine, store, chart, genesis, clock, config.scrub_period)
-        self._check_support()
         self.disk = Disk(
             lambda: self.raft.stalled_s, free_bytes, least=config.disk_free_min, patience=config.timing.election_min
         )
         self._notes: deque[tuple[Refused, int, str]] = deque(maxlen=NOTES_HELD)
-        snapshots.may_write = lambda: self.raft.stalled_s is None
         self._members = Members()
+        self._connect()
+
+    def _connect(self) -> None:
+        """The parts that need each other, made known to each other."""
+        raft = self.raft
+        raft.retention.install = self.installer.request
+        raft.may_lead = lambda hello: hello.chart_hash == self.machine.registry.cluster.chart.chart_hash
+        raft.listen("checkpoint", self.checkpoints.on_report)
+        self._proposals.raft = self.checkpoints.raft = raft
+        self._proposals.objection = self._objection
+        self.snapshots.may_write = lambda: raft.stalled_s is None
+        self._check_support()
         self._note_members()
 
     # --- life ---------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from cluster.raft.retention import Keep
 from cluster.storage import layout
 from cluster.storage.kv import Batch, Family
 from cluster.storage.snapshots import Snapshots
+from cluster.storage.store import Divergence
 from tests.cluster.group import Group, NodeHost, accepted
 from tests.raft.cluster import Killed
 
@@ -329,8 +330,8 @@ def test_a_node_whose_state_is_wrong_keeps_log_and_promises_and_gets_another_sta
         write(group, 3)
         back(group, wrong)
         log, promised = wrong.log(), (wrong.raft.term, wrong.journal.incarnation)
+        wrong.node.store.mark_diverged(Divergence(3, "sha256-ours", "sha256-theirs"))
         batch = Batch()
-        batch.put(Family.META, layout.DIVERGED, b"here")
         row = next(iter(wrong.store.iterate(Family.HEAD)))
         batch.put(Family.HEAD, row[0], b"wrong")
         wrong.store.write(batch, sync=True)
