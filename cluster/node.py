@@ -133,12 +133,7 @@ class Node:
             keep=config.keep,
         )
         self.checkpoints = Checkpoints(
-            config.node_id,
-            genesis.nodes,
-            self.machine,
-            store,
-            self._proposals,
-            clock,
+            *(config.node_id, genesis.nodes, self.machine, store, self._proposals, clock),
             every=checkpoint_every,
             patience=2 * config.timing.election_max,
         )

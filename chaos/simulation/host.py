@@ -41,6 +41,7 @@ from cluster.storage.witness import Mark, MemoryWitness
 from cluster.telemetry.metrics import Metrics
 from cluster.tls import PeerName
 from swoosh import genesis as genesis_document
+from swoosh.errors import Corrupt
 from swoosh.snapshot import Manifest
 
 if TYPE_CHECKING:
@@ -188,6 +189,9 @@ class Disk(MemoryKeyValue):
         self._host = host
 
     def write(self, batch: Batch, *, sync: bool) -> None:
+        if LIVING.get() is None:  # fate writes, not the node
+            super().write(batch, sync=sync)
+            return
         self._step()
         if self._host.full:
             faults.fatal(ExitCode.DISK, "store write failed", error="No space left on device")
@@ -247,7 +251,10 @@ class Life(Station):
             memory_entries=64,
             syncer=self.syncer,
         )
-        store = Store(host.kv)
+        try:
+            store = Store(host.kv)
+        except Corrupt as error:
+            faults.fatal(ExitCode.DAMAGED, str(error))
         plan = world.plan
         donor = Donor(self.name, host.shelf, self.clock)
         snapshots = Snapshots(

@@ -381,12 +381,23 @@ class World:
     def _may_damage(self, host: Host) -> bool:
         """Whether all that was promised stays promised without this disk."""
         for other in self.hosts.values():
-            life = other.life
-            if other in self._replaced and life is not None and life.listening and not life.raft.rejoining:
+            if other in self._replaced and self._is_counted(other):
                 self._replaced.remove(other)
                 other.damaged = False
         damaged = [other for other in self.hosts.values() if other.damaged]
         return not host.damaged and 2 * (len(damaged) + 1) < len(self.hosts)
+
+    def _is_counted(self, host: Host) -> bool:
+        """Whether every other node runs, and relies on the store that this one has now: what an operator waits for."""
+        lives = [other.life for other in self.hosts.values() if other is not host]
+        if host.life is None or not host.life.listening or host.life.raft.rejoining:
+            return False
+        return all(
+            life is not None
+            and life.listening
+            and any(peer.id == host.name and peer.counts for peer in life.raft.peers())
+            for life in lives
+        )
 
     def _damaged(self, host: Host, step: Step) -> None:
         host.damaged = True

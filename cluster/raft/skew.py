@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from cluster.clock import Clock
 
@@ -25,11 +25,19 @@ FRESH_SECONDS = 5 * PROBE_SECONDS
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One peer's wall clock against ours, in microseconds: positive = the peer is ahead, give or take `error`."""
+    """One peer's wall clock against our monotonic one, in microseconds, give or take `error`. Our wall clock may be
+    stepped right after it was compared; the monotonic one may not."""
+
+    theirs: int
+    error: int
+    taken_at: float
+
+
+class Difference(NamedTuple):
+    """A wall clock against ours as it stands now, in microseconds: positive = it is ahead, give or take `error`."""
 
     ahead: int
     error: int
-    taken_at: float
 
 
 class Skew:
@@ -51,8 +59,7 @@ class Skew:
 
     def on_answer(self, peer: str, message: dict[str, Any]) -> None:
         error = max(0, self._now_us() - message["at"]) // 2
-        ahead = message["wall_us"] + error - self._clock.wall_us()
-        self._samples[peer] = Sample(ahead, error, self._clock.monotonic())
+        self._samples[peer] = Sample(message["wall_us"] + error - self._now_us(), error, self._clock.monotonic())
 
     def forget(self, peer: str) -> None:
         self._samples.pop(peer, None)
@@ -68,24 +75,30 @@ class Skew:
     def is_peer_off(self, peer: str) -> bool:
         """The same judgement about a peer, as far as we can see."""
         sample = self._samples.get(peer)
-        return sample is not None and abs(self.from_median_us() + sample.ahead) - sample.error > self._limit_us
+        if sample is None:
+            return False
+        ahead, error = self._difference(sample)
+        return abs(self.from_median_us() + ahead) - error > self._limit_us
 
     def from_median_us(self) -> int:
         """How far this node's clock is ahead of the median of those it knows, microseconds, at least.
 
         Two clocks that differ cannot say which is wrong: with an even number, the nearer of the middle two counts.
         """
-        ordered = sorted([Sample(0, 0, 0.0), *self._fresh()], key=lambda sample: sample.ahead)
+        ordered = sorted([Difference(0, 0), *map(self._difference, self._fresh())])
         below, above = ordered[(len(ordered) - 1) // 2], ordered[len(ordered) // 2]
         if below.ahead <= 0 <= above.ahead:
             return 0
-        nearest = min(below, above, key=lambda sample: abs(sample.ahead))
+        nearest = min(below, above, key=lambda difference: abs(difference.ahead))
         distance = max(0, abs(nearest.ahead) - nearest.error)
         return -distance if nearest.ahead > 0 else distance
 
     def _fresh(self) -> list[Sample]:
         oldest = self._clock.monotonic() - FRESH_SECONDS
         return [sample for sample in self._samples.values() if sample.taken_at >= oldest]
+
+    def _difference(self, sample: Sample) -> Difference:
+        return Difference(sample.theirs - (self._clock.wall_us() - self._now_us()), sample.error)
 
     def _now_us(self) -> int:
         return int(self._clock.monotonic() * 1_000_000)
