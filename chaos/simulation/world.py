@@ -389,15 +389,11 @@ class World:
 
     def _is_counted(self, host: Host) -> bool:
         """Whether every other node runs, and relies on the store that this one has now: what an operator waits for."""
-        lives = [other.life for other in self.hosts.values() if other is not host]
-        if host.life is None or not host.life.listening or host.life.raft.rejoining:
+        lives = [life for other in self.hosts.values() if (life := other.life) is not None and life.listening]
+        if len(lives) < len(self.hosts) or any(life.raft.rejoining for life in lives):
             return False
-        return all(
-            life is not None
-            and life.listening
-            and any(peer.id == host.name and peer.counts for peer in life.raft.peers())
-            for life in lives
-        )
+        others = [life for life in lives if life.host is not host]
+        return all(peer.counts for life in others for peer in life.raft.peers() if peer.id == host.name)
 
     def _damaged(self, host: Host, step: Step) -> None:
         host.damaged = True
