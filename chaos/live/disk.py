@@ -85,8 +85,11 @@ class Disk:
         self._ballast.unlink(missing_ok=True)
 
     def close(self) -> None:
-        with suppress(subprocess.CalledProcessError):
+        """Unmount it, at worst once nobody holds it any more."""
+        try:
             self._unmount()
+        except subprocess.CalledProcessError:
+            _run("umount", "--lazy", str(self.home))
 
     @property
     def _ballast(self) -> Path:

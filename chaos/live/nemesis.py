@@ -214,7 +214,7 @@ class Nemesis:
             each.cut_power()
         self._cluster.kill(*targets)
         for each in disks:
-            await asyncio.to_thread(each.restore_power)
+            each.restore_power()  # not in a thread: that would mount it again after an interrupted run had cleaned up
         return self._starts(targets)
 
     async def _fail_sync(self, step: Step, targets: list[str], fault: Fault) -> Undo:

@@ -254,7 +254,8 @@ class Proxies:
             assert task is not None
             self._carrying.add(task)
             try:
-                await self._connect(dialler, listener, reader, writer)
+                with suppress(asyncio.CancelledError):  # only `close` cancels, and waits for nothing but the end
+                    await self._connect(dialler, listener, reader, writer)
             finally:
                 self._carrying.discard(task)
                 writer.close()

@@ -107,7 +107,7 @@ class Step(_Document, frozen=True, kw_only=True):
 class Minimum(_Document, frozen=True, kw_only=True):
     """Less than this proves nothing. ``per_second`` counts acknowledgements before the first fault."""
 
-    per_second: float = 10.0
+    per_second: float = 5.0
     acknowledged: int = 100
     unknown: int = 0
     reads: int = 20

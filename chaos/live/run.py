@@ -9,6 +9,7 @@ import asyncio
 import os
 import platform
 import random
+import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -102,7 +103,7 @@ async def _attack(
             await cluster.ready()
             await asyncio.sleep(CALM_SECONDS)
         except Trouble as trouble:
-            troubles.append(str(trouble))
+            _note(trouble, troubles)
         finally:
             over.set()
             sampling.cancel()
@@ -118,7 +119,7 @@ async def _judge(cluster: LiveCluster, journal: Journal, troubles: list[str]) ->
     try:
         agreement = (await cluster.agreed(nodes=len(cluster.running))).agreement()
     except Trouble as trouble:
-        troubles.append(str(trouble))
+        _note(trouble, troubles)
         return Findings([], Counter())
     assert agreement is not None
     dumps = {node: await exported(cluster.nodes[node], agreement.at_index) for node in cluster.running}
@@ -139,6 +140,12 @@ async def _sample(cluster: LiveCluster, samples: list[Sample]) -> None:
         term = max((report["consensus"]["term"] for report in reports.values()), default=0)
         samples.append(Sample(at, roles_of(reports, nodes), term))
         await asyncio.sleep(max(0.0, at + SAMPLE_SECONDS - time.monotonic()))
+
+
+def _note(trouble: Trouble, troubles: list[str]) -> None:
+    """Its first line goes into the report; the logs of the nodes behind it are for whoever watches."""
+    print(trouble, file=sys.stderr, flush=True)
+    troubles.append(str(trouble).partition("\n")[0])
 
 
 # --- the world --------------------------------------------------------------------------------------------------------
