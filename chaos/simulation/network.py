@@ -84,6 +84,10 @@ class Network:
         """Whether a packet gets from one node to the other now."""
         return not self._blocked.get((source, target))
 
+    def is_clear(self, a: str, b: str) -> bool:
+        """Whether a link stands, or nothing is in its way; a node to itself is clear."""
+        return a == b or (self.is_up(a, b) and self.passes(a, b) and not self._slow.get((a, b)))
+
     # --- faults -------------------------------------------------------------------------------------------------------
 
     def block(self, source: str, target: str) -> None:

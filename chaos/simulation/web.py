@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from chaos.simulation.world import World
 
 LATENCY = (0.0002, 0.003)
+RETRANSMIT_SECONDS = 0.2
 
 
 class Wire(asyncio.Transport):
@@ -161,14 +162,13 @@ class Peers:
         self._count += 1
         await self._clock.sleep(self._latency(peer, "to"))
         world = self._world
-        if not (world.network.passes(self._me, peer) and world.network.passes(peer, self._me)):
-            await self._silence()
+        await self._passage(peer)
         life = world.hosts[peer].life
         if life is None or not life.listening:
             raise Unreachable(f"{peer}: nobody listens")
 
     async def _exchange(self, peer: str, method: str, target: str, headers: Mapping[str, str], body: bytes) -> Reply:
-        """A packet that is dropped on the way leaves both sides waiting, until the caller gives up."""
+        """One request and its answer."""
         world, count = self._world, self._count
         life = world.hosts[peer].life
         if life is None:
@@ -176,8 +176,7 @@ class Peers:
         answer = life.ask(request_bytes(method, target, headers, body), member=self._me)
         data = await answer
         await self._clock.sleep(self._latency(peer, "back", count))
-        if not world.network.passes(peer, self._me):
-            await self._silence()
+        await self._passage(peer)
         if not data:
             raise Unreachable(f"{peer}: the connection was closed")
         return reply_of(data)
@@ -185,8 +184,11 @@ class Peers:
     def _latency(self, peer: str, *what: object) -> float:
         return self._world.chance.between(*LATENCY, "hop", self._me, peer, self._count, *what)
 
-    async def _silence(self) -> None:
-        await asyncio.get_running_loop().create_future()
+    async def _passage(self, peer: str) -> None:
+        """What is dropped is sent again until it passes: both sides wait, or the caller gives up."""
+        network = self._world.network
+        while not (network.passes(self._me, peer) and network.passes(peer, self._me)):
+            await self._clock.sleep(RETRANSMIT_SECONDS)
 
     async def close(self) -> None: ...
 

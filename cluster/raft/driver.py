@@ -394,6 +394,8 @@ class Raft:
         if not self._may_append():
             return
         stamp = max(self._last_stamp() + 1, self._clock.wall_us())
+        if not self._is_taken(stamp):
+            return
         entry = self._machine.next_entry(self.term, stamp)
         if entry is not None:
             payload, done = entry
@@ -413,6 +415,9 @@ class Raft:
         if len(open_entries) >= UNCOMMITTED_ENTRIES_MAX:
             return False
         return sum(len(self._journal.entry(index)[0]) for index in open_entries) < UNCOMMITTED_BYTES_MAX
+
+    def _is_taken(self, stamp: int) -> bool:
+        return self._skew.is_taken(stamp, self._timing.ahead_max_us, self._members.counts)
 
     def _report_to(self, done: Done) -> Callable[[object, int], None]:
         """The core's callback for one proposal; what `done` raises is a bug like any other in a tick."""
@@ -791,7 +796,7 @@ class Raft:
     def clock_ok(self) -> bool:
         """May time be judged here? Not while the clock is off the members' median or unknown to a leader, nor while
         the newest stamp is so far ahead of it that time stands still."""
-        if self.role is Role.LEADER and not self._skew.is_known():
+        if self.role is Role.LEADER and not (self._skew.is_known() and self._is_taken(self._clock.wall_us())):
             return False
         return not self._skew.is_off() and self._last_stamp() - self._clock.wall_us() <= self._timing.skew_max_us
 

@@ -72,6 +72,17 @@ class Skew:
         """This node's clock is further than the limit from the median of a majority. Unknown is not off."""
         return self.is_known() and abs(self.from_median_us()) > self._limit_us
 
+    def is_taken(self, stamp_us: int, ahead_us: int, counts: Callable[[str], bool]) -> bool:
+        """Would a majority of the members that count take an entry with this stamp, at most `ahead_us` ahead of each
+        one's clock? An entry that nobody but its leader takes stays in that leader's log, before all that come after.
+
+        Two clocks that differ cannot say which is wrong, so with a third node away `is_off` alone would not ask.
+        """
+        differences = [self._difference(sample) for peer, sample in self._fresh_of() if counts(peer)]
+        ours = self._clock.wall_us()
+        takers = sum(stamp_us - (ours + ahead - error) <= ahead_us for ahead, error in differences)
+        return 2 * (takers + 1) > len(self._peers) + 1
+
     def is_peer_off(self, peer: str) -> bool:
         """The same judgement about a peer, as far as we can see."""
         sample = self._samples.get(peer)
@@ -94,8 +105,11 @@ class Skew:
         return -distance if nearest.ahead > 0 else distance
 
     def _fresh(self) -> list[Sample]:
+        return [sample for _, sample in self._fresh_of()]
+
+    def _fresh_of(self) -> list[tuple[str, Sample]]:
         oldest = self._clock.monotonic() - FRESH_SECONDS
-        return [sample for sample in self._samples.values() if sample.taken_at >= oldest]
+        return [(peer, sample) for peer, sample in self._samples.items() if sample.taken_at >= oldest]
 
     def _difference(self, sample: Sample) -> Difference:
         return Difference(sample.theirs - (self._clock.wall_us() - self._now_us()), sample.error)
