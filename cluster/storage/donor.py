@@ -35,12 +35,17 @@ class Lendable(Protocol):
 
 @dataclass(slots=True)
 class Loan:
-    """Who borrows which snapshot, and the names of its files."""
+    """Who borrows which snapshot, and its files in the order in which they are read."""
 
     peer: str
     index: int
     until: float
-    names: frozenset[str] = frozenset()
+    files: tuple[File, ...] = ()
+
+    def is_read(self, name: str, end: int) -> bool:
+        """Whether nothing is left after these bytes of this file."""
+        last = self.files[-1]
+        return name == last.name and end >= last.size
 
 
 class Donor:
@@ -77,16 +82,19 @@ class Donor:
             files = await self._shelf.files(index)
         finally:
             loan.until = self._due()
-        loan.names = frozenset(file.name for file in files)
+        loan.files = files
         return Offer(self._node, manifest, files)
 
     async def read(self, peer: str, index: int, name: str, offset: int, size: int) -> bytes | None:
         """A piece of a file of the snapshot lent to `peer`, empty behind its end; None if it is not lent to it."""
         loan = self.loan
-        if loan is None or (loan.peer, loan.index) != (peer, index) or name not in loan.names:
+        if loan is None or (loan.peer, loan.index) != (peer, index) or name not in (file.name for file in loan.files):
             return None
         loan.until = self._due()
-        return await self._shelf.read(index, name, offset, min(size, READ_BYTES_MAX))
+        piece = await self._shelf.read(index, name, offset, min(size, READ_BYTES_MAX))
+        if loan.is_read(name, offset + len(piece)) and self._loan is loan:
+            self._loan = None  # others may be waiting for it
+        return piece
 
     def _due(self) -> float:
         return self._clock.monotonic() + LOAN_SECONDS
