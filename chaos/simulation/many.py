@@ -5,7 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from itertools import islice
 from typing import Any
 
 from chaos.simulation import plan
@@ -28,25 +29,21 @@ def run_all(
         prepare: a function and its argument, called once in each process before any seed.
     """
     os.environ["PYTHONHASHSEED"] = hash_seed
-    begin, argument = prepare or (_nothing, None)
-    pool = ProcessPoolExecutor(
-        jobs,
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=begin,
-        initargs=(argument,),
-        max_tasks_per_child=SEEDS_PER_PROCESS,
-    )
     waiting = iter(seeds)
-    running: set[Future[Result]] = set()
+    # Fresh processes from time to time: what a run leaves in caches adds up. The executor's own way of replacing
+    # workers (max_tasks_per_child) can hang when the last ones end together (CPython issue 115634).
+    while chunk := list(islice(waiting, jobs * SEEDS_PER_PROCESS)):
+        yield from _run_chunk(chunk, nodes, jobs, prepare or (_nothing, None))
+
+
+def _run_chunk(seeds: list[int], nodes: int, jobs: int, prepare: tuple[Callable[..., None], Any]) -> Iterator[Result]:
+    begin, argument = prepare
+    pool = ProcessPoolExecutor(
+        jobs, mp_context=multiprocessing.get_context("spawn"), initializer=begin, initargs=(argument,)
+    )
     try:
-        while True:
-            while len(running) < 2 * jobs and (seed := next(waiting, None)) is not None:
-                running.add(pool.submit(run_seed, seed, nodes))
-            if not running:
-                return
-            done, running = wait(running, return_when=FIRST_COMPLETED)
-            for future in done:
-                yield future.result()
+        for future in as_completed([pool.submit(run_seed, seed, nodes) for seed in seeds]):
+            yield future.result()
     finally:
         pool.shutdown(cancel_futures=True)
 
