@@ -48,6 +48,12 @@ sim: $(STAMP) ## Whole nodes under seeded faults on virtual time (FROM= SEEDS= N
 sim-mutants: $(STAMP) ## Does the simulation see planted bugs? (RECORD=1 writes the report anew)
 	@$(BIN)/python -m chaos.simulation mutants $(if $(RECORD),--record)
 
+TRANSITIONS ?= 100000
+
+.PHONY: growth
+growth: $(STAMP) ## Does a node grow with its history? (NODES= TRANSITIONS=; RECORD=1 appends to the report)
+	@$(BIN)/python -m chaos.live.growth --nodes $(NODES) --transitions $(TRANSITIONS) $(if $(RECORD),--record)
+
 .PHONY: check
 check: $(STAMP) ## Style, types, import directions, dependencies
 	$(BIN)/ruff check
