@@ -445,6 +445,25 @@ def test_an_acknowledgement_from_before_what_was_seen_costs_the_link() -> None:
         assert peer.alive, "its store is as it should be, and the next hello shows it"
 
 
+def test_news_of_a_store_that_overtakes_its_own_answer_costs_no_link() -> None:
+    """B's answer to A is late. Meanwhile B stores more, and A hears of it from C: only the answer is old."""
+    with Cluster(98, timing=CALM, latency=QUICK) as group:
+        group.run(0.5)
+        a, b, c = (group.ours(name) for name in group.names)
+        group.elect(a)
+        group.hold(b.name, a.name)
+        a.propose(b"x")
+        group.run(0.2)
+        answered = b.journal.sequence
+        group.elect(c)
+        c.propose(b"y")
+        group.run(0.2)
+        assert a.raft._members.lost(b.name, b.journal.incarnation.hex(), answered) > 0, "the news is there"
+        group.release(b.name, a.name)
+        group.run(0.05)
+        assert not a.raft.refused and b.name in a.links
+
+
 # --- another's --------------------------------------------------------------------------------------------------------
 
 

@@ -13,6 +13,8 @@ from typing import NamedTuple
 from chaos.solo import Solo, the_chart
 from chaos.steer import drive
 from cluster.raft.journal import Journal
+from cluster.raft.members import Known, Members
+from cluster.storage import layout
 from cluster.storage.kv import Batch, Delete, DeleteRange, Family, KeyValue, Put
 from cluster.storage.store import ORIGIN, Store
 from cluster.storage.witness import MemoryWitness
@@ -97,6 +99,7 @@ def write_log(kv: KeyValue, entries: list[tuple[int, int, bytes | None]]) -> Non
     witness, cluster_id = MemoryWitness(), history().cluster_id
     Journal.create(kv, witness, cluster_id=cluster_id, node=NODE, incarnation=bytes(16))
     journal = Journal.open(kv, witness, cluster_id=cluster_id, node=NODE)
+    journal.keep(layout.MEMBERS, Members(("n2", "n3"), {"n2": Known("02" * 16, 7)}).encode)
     for index, term, data in entries:
         journal.add(NO_OP if data is None else REGULAR + data, index, term)
     journal.barrier()
@@ -105,7 +108,8 @@ def write_log(kv: KeyValue, entries: list[tuple[int, int, bytes | None]]) -> Non
 def dump(kv: KeyValue) -> dict[tuple[Family, bytes], bytes]:
     """Every row of the state; the log has its own tests."""
     families = [family for family in Family if family is not Family.LOG]
-    return {(family, key): value for family in families for key, value in kv.iterate(family) if key != b"raft"}
+    rows = {(family, key): value for family in families for key, value in kv.iterate(family)}
+    return {(family, key): value for (family, key), value in rows.items() if key not in layout.JOURNALED}
 
 
 def overwrite(kv: KeyValue, *operations: Put | Delete | DeleteRange) -> None:
