@@ -28,7 +28,7 @@ from chaos.simulation.plan import Plan
 from chaos.simulation.shrink import shrink
 from chaos.simulation.world import run
 
-SEEDS_OF_A_DIRECTED_MUTANT = 30
+SEEDS_OF_A_DIRECTED_MUTANT = 8
 """Chance is tried so often before the test that is known to show it."""
 REPEATED = 100
 """One seed in so many is run a second time, in a process that hashes otherwise; both must go the same way."""

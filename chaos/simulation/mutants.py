@@ -65,16 +65,16 @@ class _Unsynced:
 
 def _skip_the_barrier() -> None:
     def make(original: Any) -> Any:
-        def barrier(self: Any) -> None:
+        def begin_write(self: Any) -> None:
             kv, self._kv = self._kv, _Unsynced(self._kv)
             try:
                 original(self)
             finally:
                 self._kv = kv
 
-        return barrier
+        return begin_write
 
-    _replace(Journal, "barrier", make)
+    _replace(Journal, "_begin_write", make)
 
 
 def _acknowledge_before_commit() -> None:
@@ -216,7 +216,11 @@ def _two_epochs_at_once() -> None:
 MUTANTS: dict[str, Mutant] = {
     "skip-the-barrier": Mutant("a synced batch is not synced", _skip_the_barrier),
     "acknowledge-before-commit": Mutant("accepted is said when the entry is appended", _acknowledge_before_commit),
-    "forget-the-vote": Mutant("a restarted node votes again in its term", _forget_the_vote),
+    "forget-the-vote": Mutant(
+        "a restarted node votes again in its term",
+        _forget_the_vote,
+        "tests/raft/test_journal.py::test_a_vote_is_durable_when_it_is_cast",
+    ),
     "truncate-on-a-match": Mutant("an append cuts entries it does not contradict", _truncate_on_a_match),
     "count-a-stale-ack": Mutant(
         "an acknowledgement of an earlier term counts in this one",
@@ -233,14 +237,22 @@ MUTANTS: dict[str, Mutant] = {
         _believe_an_earlier_connection,
         "tests/raft/test_shield.py::test_a_follower_put_back_to_an_older_disk_is_not_counted",
     ),
-    "lead-before-applying": Mutant("a new leader judges on the state before its term", _lead_before_applying),
+    "lead-before-applying": Mutant(
+        "a new leader judges on the state before its term",
+        _lead_before_applying,
+        "tests/raft/test_driver.py::test_a_new_leader_judges_nothing_before_it_has_applied_what_was_committed_before_it",
+    ),
     "local-read-as-linearizable": Mutant("a read is answered from what is here", _serve_a_local_read_as_linearizable),
     "refuse-without-a-round": Mutant(
         "a refusal leaves without confirming leadership",
         _refuse_without_a_round,
         "tests/cluster/test_proposals.py::test_a_refusal_alone_leaves_after_a_read_round_and_not_without",
     ),
-    "call-a-lost-hop-refused": Mutant("a forward without an answer is called not admitted", _call_a_lost_hop_refused),
+    "call-a-lost-hop-refused": Mutant(
+        "a forward without an answer is called not admitted",
+        _call_a_lost_hop_refused,
+        "tests/http/test_forward.py::test_a_message_without_an_answer_is_unknown",
+    ),
     "forget-keys": Mutant("an idempotency key is applied again", _forget_keys),
     "float-in-a-hash": Mutant("a hash depends on the order of a floating-point sum", _float_in_a_hash),
     "order-of-a-dictionary": Mutant("a hash depends on the order in which rows were loaded", _order_of_a_dictionary),
