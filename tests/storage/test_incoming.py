@@ -264,6 +264,19 @@ async def test_one_peer_borrows_at_a_time_and_what_is_lent_stays(tmp_path: Path)
     assert await donor.offer("n2", index) is not None
 
 
+async def test_a_snapshot_read_to_its_end_is_free_for_the_next_borrower(tmp_path: Path) -> None:
+    offer = await donate(tmp_path / "n1")
+    index = offer.manifest.last_applied_index
+    donor = Donor("n1", DirectoryShelf(tmp_path / "n1" / "snapshots"), ManualClock())
+    assert await donor.offer("n0", index) == offer
+    for file in offer.files:
+        for offset in range(0, file.size, 1000):
+            assert donor.is_lent(index), "there is more to read"
+            assert await donor.read("n0", index, file.name, offset, 1000)
+    assert not donor.is_lent(index)
+    assert await donor.offer("n2", index) == offer
+
+
 async def test_a_lent_snapshot_outlives_newer_ones(tmp_path: Path) -> None:
     kv, lent = RocksKeyValue.create(tmp_path / "store"), {10}
     store, shelf = create(kv), DirectoryShelf(tmp_path / "snapshots")
