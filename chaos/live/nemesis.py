@@ -335,14 +335,14 @@ class Nemesis:
         if not self._rejoins:
             self.out.append(node)
             return
-        self._cluster.start(node, options=["--rejoin"])
+        self._cluster.start(node, options=["--rejoin", "--yes"])
         await self._cluster.wait_for(f"{node} to be replaced", lambda: self._replaced(node), READY_WITHIN_SECONDS)
 
     async def _replaced(self, node: str) -> bool | None:
         others = [endpoint for name, endpoint in self._cluster.nodes.items() if name != node]
         endpoints = [part for endpoint in others for part in ("--endpoint", endpoint)]
         key = str(self._cluster.keys / "admin.pem")
-        command = ["member", "replace", node, "--key", key, *endpoints]
+        command = ["member", "replace", node, "--yes", "--key", key, *endpoints]
         return (await asyncio.to_thread(self._cluster.swoosh, *command)).returncode == 0 or None
 
     def _can_rejoin(self) -> bool:
