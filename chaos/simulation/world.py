@@ -132,6 +132,7 @@ class World:
         self._due: list[asyncio.TimerHandle] = []
         self._replaced: list[Host] = []
         self._calm_until = 0.0
+        self._is_healed = False
 
     def _genesis(self) -> Genesis:
         nodes = [Registered(name, key.principal, NODE_ROLES) for name, key in self.node_keys.items()]
@@ -197,6 +198,7 @@ class World:
 
     def _heal(self) -> None:
         """Whatever still lasts ends, and whatever was still to come; every process runs."""
+        self._is_healed = True
         for due in self._due:
             due.cancel()
         self.network.heal()
@@ -229,8 +231,6 @@ class World:
         return self.checks.acknowledged > accepted
 
     def _all_ready(self) -> bool:
-        for host in self.hosts.values():
-            host.start()  # one that ended itself just before
         lives = [host.life for host in self.hosts.values()]
         return all(life is not None and life.listening and life.node.ready is None for life in lives)
 
@@ -251,6 +251,9 @@ class World:
     def _until(self, condition: Callable[[], bool], seconds: float, otherwise: str) -> None:
         deadline = self.loop.time() + seconds
         while not condition():
+            if self._is_healed:
+                for host in self.hosts.values():
+                    host.start()  # a sync that hung before ends its process only now
             if self.loop.time() >= deadline:
                 raise Violation("liveness", f"{otherwise} within {seconds:g} s: {self._standing()}")
             self._pass(0.02)
