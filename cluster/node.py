@@ -106,7 +106,7 @@ class Node:
         self.insecure = genesis.insecure
         self.on_applied: list[Callable[[Applied], None]] = [snapshots.on_applied, creators.on_applied]
         self._forwarder = forwarder
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], None] = {}
         self._leading: list[asyncio.Task[None]] = []
         self._key = key
         self._pulse_timer: Handle | None = None
@@ -202,12 +202,12 @@ class Node:
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run ``work`` beside everything else until it ends or the node stops. What it raises ends the process."""
         task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
+        self._tasks[task] = None
         task.add_done_callback(self._ended)
         return task
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
+        self._tasks.pop(task, None)
         if not task.cancelled() and (error := task.exception()) is not None:
             if isinstance(error, Corrupt):
                 faults.fatal(ExitCode.DAMAGED, str(error))

@@ -47,7 +47,7 @@ class Crowd:
         self._sent: list[tuple[str, str, dict[str, Any], str]] = []
         self._heads: dict[str, list[str]] = {}
         self._serial = 0
-        self.open: set[asyncio.Task[None]] = set()
+        self.open: dict[asyncio.Task[None], None] = {}
 
     def act(self, step: Step) -> None:
         """Begin what a step of the plan says a client does."""
@@ -60,8 +60,8 @@ class Crowd:
         if act is None:
             return
         task = self._world.loop.create_task(self._call(act, step))
-        self.open.add(task)
-        task.add_done_callback(self.open.discard)
+        self.open[task] = None
+        task.add_done_callback(lambda done: self.open.pop(done, None))
 
     async def _call(self, act: Callable[[Client, str, str], Awaitable[None]], step: Step) -> None:
         with suppress(Unavailable, Rejected):  # nothing was proposed, nothing was learnt

@@ -229,8 +229,9 @@ class Life(Station):
         self.kill_in: int | None = None
         self.alive, self.listening, self.frozen = True, False, False
         self.heard: dict[str, float] = {}
-        self.tasks: set[asyncio.Task[Any]] = set()
-        self._wires: set[web.Wire] = set()
+        # In order, which sets of objects are not: a run has to repeat itself.
+        self.tasks: dict[asyncio.Task[Any], None] = {}
+        self._wires: dict[web.Wire, None] = {}
         self._held: list[Callable[[], object]] = []
         self._hellos: dict[str, Hello] = {}
 
@@ -409,8 +410,8 @@ class Life(Station):
 
         def connect() -> None:
             wire = web.connect(self._public() if member is None else self._peer(), raw, answer, certificate)
-            self._wires.add(wire)
-            answer.add_done_callback(lambda _: self._wires.discard(wire))
+            self._wires[wire] = None
+            answer.add_done_callback(lambda _: self._wires.pop(wire, None))
 
         if not self.listening:
             answer.set_result(b"")

@@ -10,8 +10,13 @@ from __future__ import annotations
 import asyncio
 import selectors
 from collections.abc import Callable
+from contextvars import Context
+from typing import TypeVarTuple
+
+Ts = TypeVarTuple("Ts")
 
 LOOK = 2e-6
+TICK = 1e-12
 EPOCH_US = 1_760_000_000_000_000
 
 
@@ -30,11 +35,19 @@ class _NothingToRead(selectors.SelectSelector):
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """An event loop on virtual seconds."""
+    """An event loop on virtual seconds. Timers due at one moment run in the order in which they were set: asyncio's
+    heap leaves that to chance."""
 
     def __init__(self) -> None:
         self._pace = _NothingToRead()
+        self._timers_set = 0
         super().__init__(self._pace)
+
+    def call_at(
+        self, when: float, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        self._timers_set += 1
+        return super().call_at(when + self._timers_set * TICK, callback, *args, context=context)
 
     def time(self) -> float:
         return self._pace.now

@@ -545,8 +545,8 @@ def _owned(loop: asyncio.AbstractEventLoop, coroutine: Any, **how: Any) -> async
     task: asyncio.Task[Any] = asyncio.Task(coroutine, loop=loop, **how)
     life = LIVING.get()
     if life is not None:
-        life.tasks.add(task)
-        task.add_done_callback(life.tasks.discard)
+        life.tasks[task] = None
+        task.add_done_callback(lambda done: life.tasks.pop(done, None))
         if not life.alive:
             task.cancel()
     return task

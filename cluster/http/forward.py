@@ -121,7 +121,7 @@ class Lane:
         self._peers = peers
         self._clock = clock
         self._waiting: deque[Call] = deque()
-        self._messages: set[asyncio.Task[None]] = set()
+        self._messages: dict[asyncio.Task[None], None] = {}
         self._woken = False
 
     def put(self, call: Call) -> None:
@@ -139,11 +139,11 @@ class Lane:
         self._woken = False
         while self._waiting and len(self._messages) < MESSAGES_IN_FLIGHT:
             message = asyncio.ensure_future(self._send(self._take()))
-            self._messages.add(message)
+            self._messages[message] = None
             message.add_done_callback(self._sent)
 
     def _sent(self, message: asyncio.Task[None]) -> None:
-        self._messages.discard(message)
+        self._messages.pop(message, None)
         if not message.cancelled():
             self._wake()
             message.result()
