@@ -183,7 +183,12 @@ def shortfalls(history: Sequence[Event], minimum: Minimum) -> list[str]:
 
 
 def check(
-    history: Iterable[Event], dumps: Mapping[str, Dump], *, converged: bool = False, skew_ms_max: int = SKEW_MS_MAX
+    history: Iterable[Event],
+    dumps: Mapping[str, Dump],
+    *,
+    converged: bool = False,
+    skew_ms_max: int = SKEW_MS_MAX,
+    unrecorded: frozenset[str] = frozenset(),
 ) -> Findings:
     """Hold what callers saw against what the nodes hold.
 
@@ -191,6 +196,7 @@ def check(
         dumps: by node. Nodes that are behind are welcome: their chains are prefixes.
         converged: the nodes were quiet, so that no chain may be shorter than another.
         skew_ms_max: how far an HLC may be ahead of the leader's stamp; the replicated setting of the run.
+        unrecorded: transitions that somebody proposes who keeps no history; everything but who asked is checked.
     """
     by_project: dict[str, list[Event]] = {project: [] for dump in dumps.values() for project in dump}
     for event in history:
@@ -199,7 +205,7 @@ def check(
     counts: Counter[str] = Counter()
     for project, events in by_project.items():
         copies = {node: dump.get(project, b"").splitlines() for node, dump in dumps.items()}
-        found = _check_project(events, copies, counts, converged, skew_ms_max)
+        found = _check_project(events, copies, counts, converged, skew_ms_max, unrecorded)
         violations += (Violation(kind, project, text) for kind, text in islice(found, VIOLATIONS_MAX))
     return Findings(violations[:VIOLATIONS_MAX], counts)
 
@@ -208,7 +214,12 @@ Faults = Iterator[tuple[Kind, str]]
 
 
 def _check_project(
-    events: list[Event], copies: dict[str, list[bytes]], counts: Counter[str], converged: bool, skew_ms_max: int
+    events: list[Event],
+    copies: dict[str, list[bytes]],
+    counts: Counter[str],
+    converged: bool,
+    skew_ms_max: int,
+    unrecorded: frozenset[str],
 ) -> Faults:
     whole, broken = _whole_copies(copies)
     yield from broken
@@ -219,7 +230,7 @@ def _check_project(
     counts["records"] += len(chain.records)
     yield from _check_alone(chain, skew_ms_max)
     attempts = [event for event in events if isinstance(event, Attempt)]
-    yield from _check_answers(attempts, chain, counts)
+    yield from _check_answers(attempts, chain, counts, unrecorded)
     yield from _check_order(events, chain, counts)
 
 
@@ -346,7 +357,7 @@ def _check_epochs(before: WalRecord, after: WalRecord) -> Faults:
 # --- answers ----------------------------------------------------------------------------------------------------------
 
 
-def _check_answers(attempts: list[Attempt], chain: _Chain, counts: Counter[str]) -> Faults:
+def _check_answers(attempts: list[Attempt], chain: _Chain, counts: Counter[str], unrecorded: frozenset[str]) -> Faults:
     """Every acknowledgement is in the chain as it was given; nothing is in it that everybody was refused."""
     held = {record.idem_key: record for record in chain.records}
     accepted = [attempt for attempt in attempts if attempt.verdict is Verdict.ACCEPTED]
@@ -366,7 +377,9 @@ def _check_answers(attempts: list[Attempt], chain: _Chain, counts: Counter[str])
         intent = (record.idem_key, record.transition_name, record.inputs_hash)
         if intent in refused:
             yield Kind.REFUSED_APPLIED, f"{record.idem_key} at seq {record.seq}"
-        elif intent not in possible and not record.idem_key.startswith(RESERVED_KEYS):
+        elif intent in possible or record.transition_name in unrecorded or record.idem_key.startswith(RESERVED_KEYS):
+            continue
+        else:
             yield Kind.UNASKED, f"{record.idem_key}, {record.transition_name} at seq {record.seq}"
     _count(possible, accepted, held, counts)
 

@@ -73,9 +73,6 @@ class Nemesis:
         self.faults: list[Fault] = []
         self.skipped: list[str] = []
         """Steps this machine cannot do, with the reason."""
-        self.out: list[str] = []
-        """Nodes that ended for good."""
-        self._rejoins = self._can_rejoin()
 
     async def run(self) -> None:
         """Every step, one after another."""
@@ -331,10 +328,7 @@ class Nemesis:
         return report is not None and not report["missing"]
 
     async def _come_back(self, node: str) -> None:
-        """As a new member, where this build can do that; else it stays out."""
-        if not self._rejoins:
-            self.out.append(node)
-            return
+        """As a new member: an operator starts it with a new store, and an admin accepts that."""
         self._cluster.start(node, options=["--rejoin", "--yes"])
         await self._cluster.wait_for(f"{node} to be replaced", lambda: self._replaced(node), READY_WITHIN_SECONDS)
 
@@ -344,13 +338,6 @@ class Nemesis:
         key = str(self._cluster.keys / "admin.pem")
         command = ["member", "replace", node, "--yes", "--key", key, *endpoints]
         return (await asyncio.to_thread(self._cluster.swoosh, *command)).returncode == 0 or None
-
-    def _can_rejoin(self) -> bool:
-        if not any(step.do in LEAVES_DAMAGE for step in self._plan.steps):
-            return False
-        return "--rejoin" in self._cluster.swoosh("serve", "--help").stdout and not (
-            self._cluster.swoosh("member", "replace", "--help").returncode
-        )
 
     # --- clocks -------------------------------------------------------------------------------------------------------
 

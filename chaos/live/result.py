@@ -60,7 +60,6 @@ class Result(msgspec.Struct, kw_only=True):
     nodes: list[str]
     faults: list[Fault]
     samples: list[Sample]
-    out: list[str]
     skipped: list[str]
     wrong: list[str]
     thin: list[str]
@@ -91,7 +90,6 @@ class Result(msgspec.Struct, kw_only=True):
             "nodes": len(self.nodes),
             "faults": len(self.faults),
             "skipped": self.skipped,
-            "out": self.out,
             "exits": sorted({code for fault in self.faults for code in fault.exits.values()}),
             "wrong": self.wrong,
             "thin": self.thin,

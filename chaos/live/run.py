@@ -27,8 +27,9 @@ from chaos.live.plan import Do, Plan
 from chaos.live.result import Result, Sample, accepted, next_acknowledged, roles_of
 from chaos.live.traffic import Traffic
 from chaos.recording import Journal, exported
-from swoosh.proposal import CLUSTER
 
+OF_OPERATORS = frozenset({"MEMBER_REJOINED"})
+"""Proposed by the command line where a node comes back; it keeps no history."""
 SAMPLE_SECONDS = 0.5
 RECOVERY_SECONDS_MAX = 60.0
 CALM_SECONDS = 3.0
@@ -71,7 +72,6 @@ async def conduct(plan: Plan, directory: Path, *, seed: int, proxies: bool, comm
             nodes=list(cluster.nodes),
             faults=nemesis.faults,
             samples=samples,
-            out=nemesis.out,
             skipped=nemesis.skipped,
             wrong=troubles + result.violations(found, nemesis.faults, recovery, plan.recovered_within),
             thin=result.shortfalls(journal.events, nemesis.faults, plan.minimum, started),
@@ -124,9 +124,7 @@ async def _judge(cluster: LiveCluster, journal: Journal, troubles: list[str]) ->
         return Findings([], Counter())
     assert agreement is not None
     dumps = {node: await exported(cluster.nodes[node], agreement.at_index) for node in cluster.running}
-    for dump in dumps.values():
-        dump.pop(CLUSTER, None)  # an operator acts there (a member is replaced), who keeps no history
-    return check(journal.events, dumps, converged=True)
+    return check(journal.events, dumps, converged=True, unrecorded=OF_OPERATORS)
 
 
 async def _until_acknowledged(journal: Journal, moment: float) -> None:

@@ -233,6 +233,18 @@ def test_a_lie_is_convicted(chain: bytes, kind: Kind, lie: Callable[[list[Event]
     assert kind in kinds(found), found
 
 
+def test_what_keeps_no_history_may_be_proposed_by_name(chain: bytes) -> None:
+    """Nobody needs to have asked for it; a caller who was refused it is still believed."""
+    whole = honest(chain)
+    without = [event for event in whole if event is not attempt(whole, 5)]
+    its = frozenset({attempt(whole, 5).transition})
+    dumps = {"node-1": {PROJECT: chain}}
+    assert check(without, dumps, unrecorded=its).violations == []
+    assert kinds(check(without, dumps, unrecorded=frozenset({"OTHER"})).violations) == {Kind.UNASKED}
+    refused = changed(whole, 5, verdict=Verdict.REFUSED, code=Code.GUARD_REJECTED)
+    assert Kind.REFUSED_APPLIED in kinds(check(refused, dumps, unrecorded=its).violations)
+
+
 def relinked(changed_records: list[WalRecord]) -> list[bytes]:
     """These records, each properly chained to the one before it: what only a look at their content convicts."""
     lines: list[bytes] = []

@@ -340,7 +340,6 @@ def run() -> Result:
         nodes=list(NODES),
         faults=[replace(KILLED, exits={"node-1": "DISK"})],
         samples=leads,
-        out=[],
         skipped=["fill: nodes have no file system of their own"],
         wrong=[],
         thin=[],

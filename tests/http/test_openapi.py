@@ -1,6 +1,7 @@
 """docs/openapi.yaml describes exactly what is served: no route more, no route less; the packaged copy is current."""
 
 import re
+from collections.abc import Iterator
 
 from openapi_spec_validator import validate
 
@@ -34,6 +35,21 @@ async def test_routes_and_description_agree_both_ways(desk: Desk) -> None:
 
 def test_the_description_is_valid_openapi() -> None:
     validate(SPEC)
+
+
+def members(value: object, path: str = "") -> Iterator[tuple[str, object]]:
+    if isinstance(value, dict):
+        for name, member in value.items():
+            yield f"{path}/{name}", member
+            yield from members(member, f"{path}/{name}")
+    elif isinstance(value, list):
+        for number, member in enumerate(value):
+            yield from members(member, f"{path}/{number}")
+
+
+def test_no_member_is_without_a_value() -> None:
+    """An unquoted comma inside `{…}` ends a description and begins a member of its own."""
+    assert [path for path, member in members(SPEC) if member is None and "/example" not in path] == []
 
 
 def test_the_packaged_copy_is_current() -> None:
