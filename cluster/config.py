@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -86,6 +86,12 @@ class _Disk(_Section, frozen=True):
     free_min_mib: int = 256
 
 
+class _Outbound(_Section, frozen=True):
+    proxy: str = ""
+    authorities: str = ""
+    allow: tuple[str, ...] = ()
+
+
 class _File(_Section, frozen=True, kw_only=True):
     """The TOML file. Every member can be set by a variable: ``http.listen`` is SWOOSH_HTTP_LISTEN."""
 
@@ -105,6 +111,22 @@ class _File(_Section, frozen=True, kw_only=True):
     log: _Log = _Log()
     install: _Install = _Install()
     disk: _Disk = _Disk()
+    outbound: _Outbound = _Outbound()
+
+
+class Outbound(NamedTuple):
+    """The way to outside systems.
+
+    ``proxy`` is the URL of an HTTP proxy, empty for none; ``authorities`` a file of certificates to trust in place of
+    the machine's; ``allow`` more addresses (host:port) that may be reached beside those of the sections below.
+    """
+
+    proxy: str = ""
+    authorities: Path | None = None
+    allow: tuple[str, ...] = ()
+
+
+NO_PROXY = Outbound()
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +150,7 @@ class Config:
         install_rate: bytes a second, at most, at which a snapshot is fetched from a peer.
         read_tokens: bearer tokens, one of which reads need; empty means that reads are open.
         disk_free_min: bytes of free space below which the node refuses proposals.
+        outbound: how outside systems are reached.
         notices: what the operator should hear at the start.
     """
 
@@ -152,6 +175,7 @@ class Config:
     install_rate: int = BYTES_PER_SECOND
     read_tokens: tuple[str, ...] = ()
     disk_free_min: int = 256 << 20
+    outbound: Outbound = NO_PROXY
     notices: tuple[str, ...] = ()
 
     @property
@@ -356,8 +380,13 @@ def _resolve(file: _File, folder: Path, notices: tuple[str, ...]) -> Config:
         rate_per_ip=file.http.rate_per_ip,
         keep=Keep(entries=file.log.keep_entries, size=file.log.keep_mib << 20),
         install_rate=file.install.mib_per_second << 20,
-        read_tokens=_tokens(folder, file.http.read_tokens),
+        read_tokens=tuple(_secret(folder, "http.read_tokens", file.http.read_tokens).split()),
         disk_free_min=file.disk.free_min_mib << 20,
+        outbound=Outbound(
+            proxy=file.outbound.proxy,
+            authorities=folder / file.outbound.authorities if file.outbound.authorities else None,
+            allow=file.outbound.allow,
+        ),
         notices=notices,
     )
 
@@ -385,15 +414,15 @@ def _contradictions(file: _File) -> Iterator[str]:
         yield "projects_per_signer is not negative; 0 refuses nobody"
 
 
-def _tokens(folder: Path, name: str) -> tuple[str, ...]:
-    """The tokens in a file, one per line: secrets are never in the configuration itself."""
+def _secret(folder: Path, key: str, name: str) -> str:
+    """What the file that ``key`` names holds, or nothing where none is named: a secret never stands in the
+    configuration itself."""
     if not name:
-        return ()
+        return ""
     try:
-        lines = (folder / name).read_text(encoding="utf-8").splitlines()
+        return (folder / name).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise Misconfigured(f"http.read_tokens: {error}") from None
-    return tuple(line.strip() for line in lines if line.strip())
+        raise Misconfigured(f"{key}: {error}") from None
 
 
 def _address(text: str) -> Address:

@@ -24,11 +24,13 @@ from cluster.clock import Clock, Handle, done_by
 from cluster.config import Config
 from cluster.creators import Creators
 from cluster.disk import Disk
+from cluster.egress import Gatekeeper
 from cluster.entropy import Entropy
 from cluster.faults import ExitCode
+from cluster.license_gate import LicenseGate
 from cluster.nodekey import NodeKey
 from cluster.proposals import Proposals
-from cluster.providers.license import LicenseFile
+from cluster.providers.leading import Leading, Provider
 from cluster.raft.driver import Fate, Identity, Links, NoQuorum, NotLeader, Raft, Role
 from cluster.raft.install import Installer
 from cluster.raft.journal import Journal
@@ -51,6 +53,7 @@ PULSE_SECONDS = 0.25
 CATCH_UP_SECONDS = 5.0
 COMPACT_SECONDS = 1.0
 LEADER_POLL_SECONDS = 0.1
+PROVIDER_PAUSE_SECONDS = 5.0
 NOTES_HELD = 1_000
 READS_WAITING_MAX = 512
 INDEX_WAITERS_MAX = 128
@@ -91,12 +94,15 @@ class Node:
         clock: Clock,
         entropy: Entropy,
         free_bytes: Callable[[], int],
+        keeper: Gatekeeper,
+        providers: Sequence[Provider] = (),
         checkpoint_every: int = limits.CHECKPOINT_EVERY,
     ) -> None:
-        """``free_bytes`` says how much may still be written to the store's file system."""
+        """``free_bytes`` says how much may still be written to the store's file system; ``keeper`` decides what may
+        leave for outside systems; ``providers`` run while this node leads."""
         refuse_diverged(store)
         self.config, self.chart, self.store, self.snapshots, self.clock = config, chart, store, snapshots, clock
-        self.donor, self.installer = donor, installer
+        self.donor, self.installer, self.providers = donor, installer, tuple(providers)
         try:
             self.machine = Machine(chart, identity.cluster_id, store)
             creators = Creators(chart, store.first_records(), config.projects_per_signer)
@@ -104,6 +110,8 @@ class Node:
             faults.fatal(ExitCode.DAMAGED, str(error))
         self.admission = Admission(chart, identity.cluster_id, lambda: self.machine.registry, insecure=genesis.insecure)
         self.insecure = genesis.insecure
+        self.keeper = keeper
+        keeper.closed = LicenseGate(self.machine, clock).closed
         self.on_applied: list[Callable[[Applied], None]] = [snapshots.on_applied, creators.on_applied]
         self._forwarder = forwarder
         self._tasks: dict[asyncio.Task[None], None] = {}
@@ -119,19 +127,7 @@ class Node:
         self._reads = Seats(READS_WAITING_MAX, "linearizable reads")
         self._index_waits = Seats(INDEX_WAITERS_MAX, "readers with min_index")
         self._proposals = Proposals(config.node_id, self.machine, creators, clock, self.spawn)
-        self.raft = Raft(
-            me=config.node_id,
-            members=tuple(sorted(self.machine.registry.cluster.members.nodes)),
-            journal=journal,
-            transport=transport,
-            machine=self,
-            clock=clock,
-            entropy=entropy,
-            timing=config.timing,
-            identity=identity,
-            applied=self.machine.position.index,
-            keep=config.keep,
-        )
+        self.raft = self._consensus(journal, transport, entropy, identity)
         self.checkpoints = Checkpoints(
             *(config.node_id, genesis.nodes, self.machine, store, self._proposals, clock),
             every=checkpoint_every,
@@ -144,6 +140,21 @@ class Node:
         self._notes: deque[tuple[Refused, int, str]] = deque(maxlen=NOTES_HELD)
         self._members = Members()
         self._connect()
+
+    def _consensus(self, journal: Journal, transport: Links, entropy: Entropy, identity: Identity) -> Raft:
+        return Raft(
+            me=self.config.node_id,
+            members=tuple(sorted(self.machine.registry.cluster.members.nodes)),
+            journal=journal,
+            transport=transport,
+            machine=self,
+            clock=self.clock,
+            entropy=entropy,
+            timing=self.config.timing,
+            identity=identity,
+            applied=self.machine.position.index,
+            keep=self.config.keep,
+        )
 
     def _connect(self) -> None:
         """The parts that need each other, made known to each other."""
@@ -222,9 +233,7 @@ class Node:
             try:
                 await self.raft.caught_up(self.clock.monotonic() + CATCH_UP_SECONDS)
                 self._caught_up = True
-                self._heard_at = self._current_at = (
-                    self.clock.monotonic()
-                )  # a leader has just confirmed itself to this node
+                self._heard_at = self._current_at = self.clock.monotonic()  # a leader has just confirmed itself
                 self.recovery_s = self.clock.monotonic() - self._started_at
                 _log.info("ready", recovery_s=round(self.recovery_s, 3), index=self.raft.applied_index)
             except (NotLeader, NoQuorum):
@@ -294,7 +303,9 @@ class Node:
             task.cancel()
         self._leading = []
         if role is Role.LEADER:
-            self._leading = [self.spawn(self._steward()), self.spawn(self._license().run(term))]
+            leading = Leading(term, self.machine, self.clock, self._key, self._submit_here)
+            jobs = [self._steward(leading), *(self._provide(provider, leading) for provider in self.providers)]
+            self._leading = [self.spawn(job) for job in jobs]
         else:
             self._proposals.refuse_queued(f"{self.config.node_id} does not lead")
         self.checkpoints.on_role(role)
@@ -310,25 +321,25 @@ class Node:
         me = {self.config.node_id: self.raft.local_hello()}
         return support.objection(item, self.chart, dict.fromkeys(self.raft.peer_ids) | self.raft.hellos() | me)
 
-    async def _steward(self) -> None:
-        boots_default = not self.insecure
-        steward = Steward(
-            self.machine,
-            self.clock,
-            self._key,
-            self._submit_here,
-            boots_default=boots_default,
-            waiting=self.raft.waiting,
-        )
+    async def _steward(self, leading: Leading) -> None:
+        steward = Steward(leading, boots_default=not self.insecure, waiting=self.raft.waiting)
         self.on_applied.append(steward.on_applied)
         try:
             await steward.run()
         finally:
             self.on_applied.remove(steward.on_applied)
 
-    def _license(self) -> LicenseFile:
-        path = self.config.license_path
-        return LicenseFile(path, self.clock, self._key, lambda: self.machine.registry, self._submit_here)
+    async def _provide(self, provider: Provider, leading: Leading) -> None:
+        """What goes wrong with an outside system is that provider's trouble, never the node's."""
+        while True:
+            try:
+                await provider.run(leading)
+            except Corrupt:
+                raise
+            except Exception as error:
+                provider.trouble = f"{type(error).__name__}: {error}"[:300]
+                _log.exception("a provider failed; it is started again", provider=provider.name)
+            await self.clock.sleep(PROVIDER_PAUSE_SECONDS)
 
     # --- proposals ----------------------------------------------------------------------------------------------------
 

@@ -9,19 +9,16 @@ only what changes something.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from cluster.answers import Answer
-from cluster.clock import Clock
-from cluster.nodekey import NodeKey
-from swoosh import hlc, signing
-from swoosh.entry import Item, ProposalItem
-from swoosh.hlc import HLC
-from swoosh.machine import Applied, Layer, Machine
+from cluster.providers.leading import Leading
+from swoosh.entry import Item
+from swoosh.machine import Applied, Layer
 from swoosh.outcome import Accepted
-from swoosh.proposal import DEFAULT_PROJECT, inputs_hash, to_sent
+from swoosh.proposal import DEFAULT_PROJECT
 from swoosh.reducer import Place
+from swoosh.regions.license import is_active
 from swoosh.state import SERVED, Project, ProjectRegions, Task
 
 PACE_SECONDS = 0.05
@@ -29,7 +26,6 @@ SWEEP_SECONDS = 0.5
 SWEEP_PROJECTS = 200
 PROJECTS_BETWEEN_PAUSES = 16
 BATCH_MAX = 64
-SUBMIT_SECONDS = 5.0
 
 
 class Seen(NamedTuple):
@@ -85,24 +81,21 @@ class Steward:
     """Watches projects in turn and proposes what is due.
 
     Args:
-        submit: ``(items, deadline)`` to the queue of this leader.
+        leading: the node's say in the term it leads.
+        boots_default: whether the boot of ``default`` is a duty too.
         waiting: {member: incarnation} of the new stores that ask to be accepted in place of lost ones.
     """
 
     def __init__(
         self,
-        machine: Machine,
-        clock: Clock,
-        key: NodeKey,
-        submit: Callable[[Sequence[Item], float], Awaitable[list[Answer]]],
+        leading: Leading,
         *,
         boots_default: bool,
         waiting: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
-        self._machine = machine
-        self._clock = clock
-        self._key = key
-        self._submit = submit
+        self._leading = leading
+        self._machine = leading.machine
+        self._clock = leading.clock
         self._boots_default = boots_default
         self._waiting = waiting
         self._moved: dict[str, None] = {}
@@ -122,7 +115,7 @@ class Steward:
                 projects.update(dict.fromkeys(self._next_slice()))
             items = await self._due_items(projects)
             if items:
-                await self._submit(items, self._clock.monotonic() + SUBMIT_SECONDS)
+                await self._leading.submit(items)
             await self._clock.sleep(PACE_SECONDS)
 
     async def _due_items(self, projects: Iterable[str]) -> list[Item]:
@@ -162,15 +155,9 @@ class Steward:
             yield from self._if_accepted(project, "EXECUTION_TASK_RELEASED", {"task": name})
 
     def _seen(self, project_id: str, regions: ProjectRegions) -> Seen:
-        registry, now_ms = self._machine.registry, self._clock.wall_us() // 1000
-        license_fact = registry.fact("license", registry.cluster_id)
-        health = registry.fact("health", project_id)
-        licensed = (
-            license_fact is not None
-            and license_fact.expires_at > now_ms
-            and license_fact.body["status"] == "active"
-            and license_fact.body["valid_until"] > now_ms
-        )
+        registry = self._machine.registry
+        license_fact, health = registry.fact("license", registry.cluster_id), registry.fact("health", project_id)
+        licensed = is_active(license_fact, self._clock.wall_us() // 1000)
         return Seen(regions, licensed, None if health is None else health.body["status"])
 
     def _is_default_boot(self, project_id: str, duty: Duty) -> bool:
@@ -178,30 +165,14 @@ class Steward:
         return project_id == DEFAULT_PROJECT and duty.transition.startswith("BOOT_")
 
     def _if_accepted(self, project: Project, transition: str, inputs: dict[str, Any]) -> Iterator[Item]:
-        document = self._document(project, transition, inputs)
-        position = self._machine.position
-        place = Place(position.index + 1, position.term, max(position.stamp_us + 1, self._clock.wall_us()))
-        layer = Layer(self._machine, self._machine.chart)
-        (outcome,) = layer.judge(place, ProposalItem(to_sent(document)))
-        if isinstance(outcome, Accepted) and not outcome.duplicate:
-            preimage = signing.proposal_preimage(document, self._machine.cluster_id)
-            yield ProposalItem(to_sent({**document, "signature": signing.sign(self._key.private, preimage)}))
-
-    def _document(self, project: Project, transition: str, inputs: dict[str, Any]) -> dict[str, Any]:
         shape = self._machine.chart.of(project.id).transitions[transition]
         epoch = project.regions.epoch.get(SERVED[type(project.regions)][shape.region], 0)
-        return {
-            "current_state_hash": project.state_hash,
-            "transition": transition,
-            "inputs": inputs,
-            "inputs_hash": inputs_hash(inputs),
-            "signer": self._key.principal,
-            "idem_key": f"steward:{transition}:{epoch}",
-            "hlc": str(hlc.merge(self._clock.wall_us() // 1000, HLC.parse(project.regions.hlc_last.hlc))),
-            "window_id": "",
-            "evidence": [],
-            "project": project.id,
-        }
+        item = self._leading.proposal(project, transition, inputs, key=f"steward:{transition}:{epoch}")
+        position = self._machine.position
+        place = Place(position.index + 1, position.term, max(position.stamp_us + 1, self._clock.wall_us()))
+        (outcome,) = Layer(self._machine, self._machine.chart).judge(place, item)
+        if isinstance(outcome, Accepted) and not outcome.duplicate:
+            yield item
 
     def _expired_tasks(self, regions: ProjectRegions) -> Iterator[str]:
         plan = regions.execution.plan

@@ -20,6 +20,7 @@ from chaos.simulation import web
 from chaos.simulation.network import Station
 from chaos.simulation.virtual import NodeClock
 from cluster import faults, verify
+from cluster.egress import Gatekeeper
 from cluster.entropy import SeededEntropy
 from cluster.faults import ExitCode
 from cluster.http.app import public_app
@@ -288,6 +289,7 @@ class Life(Station):
             clock=self.clock,
             entropy=SeededEntropy(f"{plan.seed}/{self.name}/{host.lives}"),
             free_bytes=lambda: 1 << 40,
+            keeper=Gatekeeper(self.clock, ()),
             checkpoint_every=plan.checkpoint_every,
         )
         self.raft = self.node.raft

@@ -21,7 +21,7 @@ import structlog
 from aiohttp import web
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from cluster import config, faults, stores, tls
+from cluster import config, faults, outside, stores, tls
 from cluster.cli.shared import say
 from cluster.clock import Clock
 from cluster.config import Config, Misconfigured
@@ -146,11 +146,14 @@ async def run(settings: Config, genesis: Genesis, chart: Chart, clock: Clock, en
             _log.warning("this node's state contradicts the majority's; a peer's snapshot takes its place")
             await installer.recover(journal.first_index)
         transport = _transport(settings, clock, entropy)
-        store = _store(kv)
+        store = Store(kv)
         _check_members(settings, store)
         shelf = DirectoryShelf(settings.snapshots_path)
         donor = Donor(settings.node_id, shelf, clock)
         snapshots = Snapshots(store, shelf, chart, clock, check=replay_in_background, is_lent=donor.is_lent)
+        keeper = outside.gatekeeper(settings, clock)
+        outbound = outside.outbound(settings, keeper)
+        stack.push_async_callback(outbound.close)
         node = Node(
             config=settings,
             genesis=genesis,
@@ -167,6 +170,8 @@ async def run(settings: Config, genesis: Genesis, chart: Chart, clock: Clock, en
             clock=clock,
             entropy=entropy,
             free_bytes=partial(free_bytes, settings.data_dir),
+            keeper=keeper,
+            providers=tuple(outside.providers(settings, outbound, entropy)),
         )
         listener = await stack.enter_async_context(_public_port(settings, node, clock))
         await node.start()
@@ -195,13 +200,6 @@ def _open_store(settings: Config, place: DirectoryPlace) -> tuple[RocksKeyValue,
         faults.fatal(ExitCode.DAMAGED if lost else ExitCode.MISCONFIGURED, str(error), witness=lost)
     except FileNotFoundError:
         faults.fatal(ExitCode.DAMAGED, "the witness beside the store is gone", path=str(settings.witness_path))
-
-
-def _store(kv: RocksKeyValue) -> Store:
-    try:
-        return Store(kv)
-    except Corrupt as error:
-        faults.fatal(ExitCode.DAMAGED, str(error))
 
 
 def _transport(settings: Config, clock: Clock, entropy: Entropy) -> PeerTransport:

@@ -64,12 +64,19 @@ async def get_health(request: web.Request) -> web.Response:
             **node.checkpoints.document(),
             "scrub": node.scrubber.document(),
             "suspended": raft.suspended,
+            "outbound": node.keeper.closed(None) or "open",
+            "providers": {provider.name: provider.trouble for provider in node.providers} if leads(node) else None,
             "cluster_id": node.machine.cluster_id,
             "version": VERSION,
             "chart_hash": node.chart.hash,
             "insecure": node.insecure,
         }
     )
+
+
+def leads(node: Node) -> bool:
+    """Whether this node leads; nobody else has anything to do with the outside."""
+    return node.raft.role is Role.LEADER
 
 
 def quorum_of(node: Node) -> Quorum:
@@ -116,6 +123,9 @@ def gauges(node: Node, *, watchers: int) -> Gauges:
         watchers=watchers,
         disk_stalled_s=raft.stalled_s or 0.0,
         disk_free_bytes=node.disk.free_bytes,
+        outbound_open=node.keeper.closed(None) is None,
+        outbound_calls=node.keeper.counts,
+        providers_well={provider.name: provider.trouble is None for provider in node.providers} if leads(node) else {},
     )
 
 

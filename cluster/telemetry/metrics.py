@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import product
 from typing import NamedTuple
 
 import prometheus_client
@@ -32,6 +33,9 @@ CONTENT_TYPE = prometheus_client.CONTENT_TYPE_PLAIN_0_0_4
 LATENCY_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 REFUSED_KEYS_REMEMBERED = 4_096
 ROLES = ("follower", "candidate", "leader")
+SYSTEMS = ("agents", "backbeat", "bubble", "environment", "kaching", "legacy", "mcp", "slurp")
+"""The outside systems a node may speak with, and what can come of it."""
+RESULTS = ("answered", "unreachable", "blocked")
 
 
 class Gauges(NamedTuple):
@@ -58,6 +62,9 @@ class Gauges(NamedTuple):
     halted: bool = False
     scrub_passes: int = 0
     scrub_steps: int = 0
+    outbound_open: bool = False
+    outbound_calls: Mapping[tuple[str, str], int] = {}
+    providers_well: Mapping[str, bool] = {}
 
 
 class Metrics:
@@ -202,6 +209,15 @@ def _gauges(now: Gauges) -> Iterator[Metric]:
         lag.add_metric([peer], now.peers_lag.get(peer, 0))
     yield reachable
     yield lag
+    yield gauge("swoosh_outbound_open", "1 while the license lets traffic leave for outside systems", now.outbound_open)
+    calls = CounterMetricFamily("swoosh_outbound_calls", "Calls to outside systems", labels=["system", "result"])
+    for system, result in product(SYSTEMS, RESULTS):
+        calls.add_metric([system, result], now.outbound_calls.get((system, result), 0))
+    yield calls
+    well = GaugeMetricFamily("swoosh_provider_ok", "1 while a provider of the leader is well", labels=["provider"])
+    for name, is_well in now.providers_well.items():
+        well.add_metric([name], is_well)
+    yield well
 
 
 class _Exact(CounterMetricFamily):

@@ -107,9 +107,29 @@ def _newest(c: Context) -> Known | None:
     return c.registry.fact("license", c.registry.cluster_id)
 
 
-def _is_active(c: Context, fact: Known) -> bool:
+def is_active(fact: Known | None, now_ms: int) -> bool:
+    """Whether a license is in force at this stamp: a fact that has not expired says so, for a time ahead."""
+    if fact is None:
+        return False
     body = said(fact, facts.License)
-    return body.status == "active" and min(fact.expires_at, body.valid_until) > c.now_ms
+    return body.status == "active" and min(fact.expires_at, body.valid_until) > now_ms
+
+
+def lapsed(fact: Known | None, now_ms: int, grace_ms: int) -> str | None:
+    """Why outbound traffic is over at this stamp, or None: the license is active, or its grace lasts."""
+    if fact is None:
+        return "no license fact is held"
+    body = said(fact, facts.License)
+    if _is_denial(fact):
+        return f"license {body.license_id[:80]} is {body.status}"
+    until = max(body.valid_until + grace_ms, body.grace_until)
+    if is_active(fact, now_ms) or now_ms < until:
+        return None
+    return f"license {body.license_id[:80]} ran out, and its grace ended at {_moment(until)}"
+
+
+def _is_active(c: Context, fact: Known) -> bool:
+    return is_active(fact, c.now_ms)
 
 
 def _is_denial(fact: Known) -> bool:

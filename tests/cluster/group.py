@@ -18,7 +18,7 @@ from chaos.solo import CHART, Solo, the_chart
 from cluster import faults, verify
 from cluster.answers import Answer, not_admitted
 from cluster.config import Config
-from cluster.egress import Unreachable
+from cluster.egress import Gatekeeper, Unreachable
 from cluster.entropy import SeededEntropy
 from cluster.node import REDUCER_VERSION, Node
 from cluster.nodekey import NodeKey
@@ -123,6 +123,7 @@ class NodeHost(OurHost):
             entropy=SeededEntropy(f"{self.cluster.seed}/{self.name}/{self.life}"),
             checkpoint_every=self.cluster.checkpoint_every,
             free_bytes=lambda: self.free_bytes,
+            keeper=Gatekeeper(self.clock, ()),
         )
         ended = self.node._ended
         self.node._ended = lambda task: self.run(lambda: ended(task))  # type: ignore[method-assign]

@@ -13,6 +13,7 @@ from chaos.solo import TERM, Solo, the_chart
 from cluster.answers import Answer
 from cluster.clock import ManualClock
 from cluster.nodekey import NodeKey
+from cluster.providers.leading import Leading
 from cluster.providers.license import LIFE_MS, LOOK_SECONDS, LicenseFile
 from swoosh import canonical, facts
 from swoosh.entry import FactItem, Item
@@ -30,9 +31,8 @@ class Shop:
         self.clock = ManualClock(self.solo.now_ms * 1000)
         self.answers: list[Answer] = []
         self.facts: list[facts.Fact] = []
-        self.provider = LicenseFile(
-            path, self.clock, NodeKey.of(self.solo.keys["probe"]), lambda: self.solo.machine.registry, self.submit
-        )
+        self.provider = LicenseFile(path)
+        self.leading = Leading(TERM, self.solo.machine, self.clock, NodeKey.of(self.solo.keys["probe"]), self.submit)
 
     async def submit(self, items: Sequence[Item], deadline: float) -> list[Answer]:
         self.facts += [facts.decode(item.sent) for item in items if isinstance(item, FactItem)]
@@ -48,7 +48,7 @@ class Shop:
         self.path.write_bytes(canonical.encode({**canonical.parse(sent), **change}))
 
     async def run(self, seconds: float) -> None:
-        watching = asyncio.ensure_future(self.provider.run(TERM))
+        watching = asyncio.ensure_future(self.provider.run(self.leading))
         for _ in range(max(1, int(seconds / LOOK_SECONDS))):
             await self._turn()
             self.clock.advance(LOOK_SECONDS)

@@ -7,10 +7,11 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 from chaos import steer
-from chaos.solo import Solo, the_chart
+from chaos.solo import TERM, Solo, the_chart
 from cluster.answers import Answer, not_admitted
 from cluster.clock import ManualClock
 from cluster.nodekey import NodeKey
+from cluster.providers.leading import Leading
 from cluster.steward import BATCH_MAX, PACE_SECONDS, SWEEP_SECONDS, Steward
 from swoosh import proposal
 from swoosh.entry import Item, ProposalItem
@@ -32,7 +33,8 @@ class House:
 
     def another(self, *, boots_default: bool = True) -> Steward:
         key = NodeKey.of(self.solo.keys["n1"])
-        return Steward(self.solo.machine, self.clock, key, self.submit, boots_default=boots_default)
+        leading = Leading(TERM, self.solo.machine, self.clock, key, self.submit)
+        return Steward(leading, boots_default=boots_default)
 
     async def submit(self, items: Sequence[Item], deadline: float) -> list[Answer]:
         self.batches.append(list(items))

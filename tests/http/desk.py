@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cluster.admission import Admission
 from cluster.answers import Answer, Unavailable
 from cluster.clock import Clock, SystemClock
+from cluster.egress import Gatekeeper
 from cluster.raft.driver import PeerStatus, Role
 from swoosh import canonical, genesis, hlc, principal, proposal, signing
 from swoosh import entry as log_entry
@@ -115,6 +116,7 @@ class Desk:
         self.memory = MemorySource(genesis.initial_projects(self.genesis, CHART), Position(1, 1, 0))
         self.store = Store(self.memory)
         self.machine = Machine(CHART, self.cluster_id, self.memory)
+        self.keeper, self.providers = Gatekeeper(self.clock, ()), ()
         self.admission = Admission(CHART, self.cluster_id, lambda: self.machine.registry, insecure=self.insecure)
         self.on_applied: list[Callable[[Applied], None]] = []
         self.snapshots = FakeSnapshots()
