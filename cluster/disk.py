@@ -66,7 +66,6 @@ class Disk:
 
     def refusal(self) -> Unavailable | None:
         """Why nothing is admitted, if nothing is."""
-        trouble = self.trouble
-        if trouble is None or not (self.is_stalled or self.is_low):
+        if not (self.is_stalled or self.is_low):
             return None
-        return not_admitted(Code.DISK_SLOW if self.is_stalled else Code.DISK_LOW, trouble)
+        return not_admitted(Code.DISK_SLOW if self.is_stalled else Code.DISK_LOW, self.trouble or "")

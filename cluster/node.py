@@ -40,14 +40,17 @@ from cluster.steward import Steward
 from cluster.storage.donor import Donor
 from cluster.storage.snapshots import Snapshots
 from cluster.storage.store import Store
+from swoosh import genesis as genesis_document
 from swoosh import limits
 from swoosh.chart import Chart
 from swoosh.entry import Item, owed, signers_of, stamp_of
 from swoosh.errors import Corrupt, Malformed
 from swoosh.genesis import Genesis
+from swoosh.hashing import digest
 from swoosh.machine import Applied, Machine
 from swoosh.outcome import Code, Refused
-from swoosh.state import Members
+from swoosh.proposal import CLUSTER
+from swoosh.state import Members, as_cluster
 
 PULSE_SECONDS = 0.25
 CATCH_UP_SECONDS = 5.0
@@ -61,6 +64,31 @@ INDEX_WAITERS_MAX = 128
 REDUCER_VERSION = "1"
 
 _log = structlog.get_logger(__name__)
+
+
+def members_of(store: Store) -> Members:
+    """Who votes: as the log says, not as a file does.
+
+    Raises:
+        Corrupt: the store does not hold ``@cluster``.
+    """
+    cluster = store.project(CLUSTER)
+    if cluster is None:
+        raise Corrupt("the store holds no @cluster")
+    return as_cluster(cluster.regions).members
+
+
+def identity_of(genesis: Genesis, chart: Chart, store: Store) -> Identity:
+    """What every member must have in common. Raises Corrupt as ``members_of`` does."""
+    members = members_of(store)
+    return Identity(
+        cluster_id=genesis_document.cluster_id(genesis),
+        genesis_hash=genesis_document.genesis_hash(genesis),
+        config_epoch=members.config_epoch,
+        member_set_hash=digest("members", sorted(members.nodes)),
+        chart_hash=chart.hash,
+        reducer_version=REDUCER_VERSION,
+    )
 
 
 class Forwarder(Protocol):

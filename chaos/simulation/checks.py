@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 REPLICATED = (Family.HEAD, Family.PROJECT, Family.LEDGER, Family.WAL, Family.DECISION, Family.REGISTRY)
 """What every node must hold in the same bytes."""
-QUEUED_MAX = 10_000
 HTTP_OK, HTTP_BROKEN = 200, 500
 
 

@@ -27,7 +27,7 @@ from cluster.http.app import public_app
 from cluster.http.forward import Forwarder, peer_app
 from cluster.http.request import Limits
 from cluster.http.snapshots import PeerDonors
-from cluster.node import Node
+from cluster.node import Node, identity_of
 from cluster.raft import install
 from cluster.raft.driver import Raft
 from cluster.raft.journal import Journal
@@ -171,16 +171,6 @@ class Host:
         if self.life is not None:
             self.life.clock.wall_offset_us = us
 
-    def random(self) -> float:
-        """As an `Entropy`, for what a crash leaves of the unsynced writes."""
-        return self.world.chance.at("crash", self.name, self.lives)
-
-    def token(self, n: int) -> bytes:
-        raise NotImplementedError
-
-    def uuid(self) -> str:
-        raise NotImplementedError
-
 
 class Disk(MemoryKeyValue):
     """The store of a host. Whoever writes may die before and after it, and the dead write nothing."""
@@ -274,7 +264,7 @@ class Life(Station):
         self.node = Node(
             config=world.config(self.name),
             genesis=world.genesis,
-            identity=world.identity,
+            identity=identity_of(world.genesis, world.chart, store),
             chart=world.chart,
             store=store,
             snapshots=snapshots,
@@ -320,8 +310,9 @@ class Life(Station):
         self.clock.kill()
         self.world.network.leave(self)
         if crash:
-            self.syncer.crash(self.host)
-            self.host.kv.crash(self.host)
+            luck = self.world.chance.at("crash", self.name, self.host.lives)
+            self.syncer.crash(luck)
+            self.host.kv.crash(luck)
             self.host.place.crash()
         for wire in self._wires:
             if not wire.answer.done():

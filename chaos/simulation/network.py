@@ -54,7 +54,6 @@ class Network:
         self._arrival: dict[Lane, float] = {}
         self._sent: dict[Lane, int] = {}
         self._draws = 0
-        self.delivered = 0
         self.on_delivery: Callable[[str, str, Message], None] = lambda source, target, message: None
 
     # --- stations -----------------------------------------------------------------------------------------------------
@@ -186,7 +185,6 @@ class Network:
             if not self.passes(source, target):
                 self._held.setdefault(lane, []).append(deliver)
                 return
-            self.delivered += 1
             self.on_delivery(source, target, copied)
             station.deliver(source, copied)
 

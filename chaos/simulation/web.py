@@ -153,9 +153,18 @@ class Peers:
 
     async def post(self, peer: str, path: str, body: AsyncIterable[bytes]) -> tuple[int, bytes]:
         """As the real one. Raises Unreachable."""
+        world, sent_as = self._world, {"Content-Type": "application/msgpack"}
         await self._connect(peer)
-        sent = b"".join([part async for part in body])
-        reply = await self._exchange(peer, "POST", path, {"Content-Type": "application/msgpack"}, sent)
+        sent, count = b"".join([part async for part in body]), self._count
+        life = world.hosts[peer].life
+        if life is None:
+            raise Unreachable(f"{peer}: the connection was closed")
+        data = await life.ask(request_bytes("POST", path, sent_as, sent), member=self._me)
+        await self._clock.sleep(self._latency(peer, "back", count))
+        await self._passage(peer)
+        if not data:
+            raise Unreachable(f"{peer}: the connection was closed")
+        reply = reply_of(data)
         return reply.status, reply.body
 
     async def _connect(self, peer: str) -> None:
@@ -166,20 +175,6 @@ class Peers:
         life = world.hosts[peer].life
         if life is None or not life.listening:
             raise Unreachable(f"{peer}: nobody listens")
-
-    async def _exchange(self, peer: str, method: str, target: str, headers: Mapping[str, str], body: bytes) -> Reply:
-        """One request and its answer."""
-        world, count = self._world, self._count
-        life = world.hosts[peer].life
-        if life is None:
-            raise Unreachable(f"{peer}: the connection was closed")
-        answer = life.ask(request_bytes(method, target, headers, body), member=self._me)
-        data = await answer
-        await self._clock.sleep(self._latency(peer, "back", count))
-        await self._passage(peer)
-        if not data:
-            raise Unreachable(f"{peer}: the connection was closed")
-        return reply_of(data)
 
     def _latency(self, peer: str, *what: object) -> float:
         return self._world.chance.between(*LATENCY, "hop", self._me, peer, self._count, *what)

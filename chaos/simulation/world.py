@@ -16,7 +16,6 @@ from collections import Counter, deque
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -24,6 +23,7 @@ import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from chaos.history import tally
+from chaos.nowhere import node_config
 from chaos.simulation import plan as plans
 from chaos.simulation.chance import Chance
 from chaos.simulation.checks import Checks, Violation
@@ -37,20 +37,17 @@ from cluster import faults
 from cluster.cli.init import KEY_ROLES, NODE_ROLES
 from cluster.config import Config
 from cluster.faults import ExitCode
-from cluster.node import REDUCER_VERSION
 from cluster.nodekey import NodeKey
 from cluster.raft import seams
-from cluster.raft.driver import Identity, NoQuorum, NotLeader
-from cluster.raft.replica import Timing
+from cluster.raft.driver import NoQuorum, NotLeader
 from cluster.raft.retention import Keep
 from cluster.storage.kv import Family
-from cluster.tls import Credentials, PeerContext
+from cluster.tls import PeerContext
 from swoosh import genesis as genesis_document
 from swoosh.client import Key
 from swoosh.genesis import Genesis, Registered
-from swoosh.hashing import digest, digest_bytes
+from swoosh.hashing import digest_bytes
 
-NOWHERE = Path("/nonexistent")
 _TEDIOUS = frozenset({"state_pre_hash", "state_post_hash", "hlc", "window_id", "signer", "idem_key", "region", "event"})
 RECOVERY_SECONDS = 30.0
 """Within which a healed cluster is whole again and accepts."""
@@ -117,7 +114,6 @@ class World:
         self.keys = {name: Key.from_seed(digest_bytes(name.encode())) for name in KEY_ROLES}
         self.genesis = self._genesis()
         self.cluster_id = genesis_document.cluster_id(self.genesis)
-        self.identity = self._identity()
         self.peer_context = PeerContext(ssl.PROTOCOL_TLS_SERVER)
         self.network = Network(self.names, self.loop, self.chance, plan.latency)
         self.network.on_delivery = self._on_delivery
@@ -147,30 +143,11 @@ class World:
             created_ms=EPOCH_US // 1000,
         )
 
-    def _identity(self) -> Identity:
-        return Identity(
-            cluster_id=self.cluster_id,
-            genesis_hash=genesis_document.genesis_hash(self.genesis),
-            config_epoch=1,
-            member_set_hash=digest("members", sorted(self.names)),
-            chart_hash=self.chart.hash,
-            reducer_version=REDUCER_VERSION,
-        )
-
     def config(self, name: str) -> Config:
-        return Config(
-            node_id=name,
-            cluster_id=self.cluster_id,
-            http=(name, 0),
-            peer=(name, 0),
-            members={},
-            genesis_path=NOWHERE,
-            license_path=NOWHERE,
-            key_path=NOWHERE,
-            data_dir=NOWHERE,
-            snapshots_path=NOWHERE,
-            credentials=Credentials(NOWHERE, NOWHERE, NOWHERE),
-            timing=Timing(),
+        """Of one node. Time in a run is short, so everything is scrubbed soon."""
+        return node_config(
+            name,
+            self.cluster_id,
             scrub_period=SCRUB_SECONDS,
             keep=Keep(entries=self.plan.keep_entries),
             rate_per_signer=0,

@@ -33,10 +33,9 @@ from cluster.http.forward import Forwarder, peer_app
 from cluster.http.listener import Listener
 from cluster.http.request import Limits
 from cluster.http.snapshots import PeerDonors
-from cluster.node import REDUCER_VERSION, Node
+from cluster.node import Node, identity_of, members_of
 from cluster.nodekey import NodeKey
 from cluster.peerport import PeerPort
-from cluster.raft.driver import Identity
 from cluster.raft.install import Installer, finish
 from cluster.raft.journal import RUNBOOK, Journal
 from cluster.raft.transport import PeerTransport
@@ -52,13 +51,9 @@ from cluster.telemetry import logs
 from cluster.telemetry.metrics import Metrics
 from cluster.tls import PeerName
 from cluster.verify import examine_in_background, replay_in_background
-from swoosh import genesis as genesis_document
 from swoosh.chart import Chart
 from swoosh.errors import ChartError, Corrupt
 from swoosh.genesis import Genesis
-from swoosh.hashing import digest
-from swoosh.proposal import CLUSTER
-from swoosh.state import Members, as_cluster
 
 _log = structlog.get_logger(__name__)
 
@@ -157,7 +152,7 @@ async def run(settings: Config, genesis: Genesis, chart: Chart, clock: Clock, en
         node = Node(
             config=settings,
             genesis=genesis,
-            identity=_identity(genesis, chart, store),
+            identity=identity_of(genesis, chart, store),
             chart=chart,
             store=store,
             snapshots=snapshots,
@@ -217,33 +212,12 @@ def _installer(settings: Config, genesis: Genesis, place: DirectoryPlace, peers:
     return Installer(others, place, PeerDonors(peers), clock, bytes_per_second=settings.install_rate)
 
 
-def _members(store: Store) -> Members:
-    """Who votes: as the log says, not as a file does."""
-    cluster = store.project(CLUSTER)
-    if cluster is None:
-        faults.fatal(ExitCode.DAMAGED, "the store holds no @cluster")
-    return as_cluster(cluster.regions).members
-
-
 def _check_members(settings: Config, store: Store) -> None:
     """A group that is resized by changing files can end up with two leaders: they must say what the store does."""
-    held = sorted(_members(store).nodes)
+    held = sorted(members_of(store).nodes)
     if held != sorted(settings.members):
         reason = "the configuration names other members than the store; a cluster cannot be resized"
         faults.fatal(ExitCode.MISCONFIGURED, reason, store=held, configured=sorted(settings.members), next=RUNBOOK)
-
-
-def _identity(genesis: Genesis, chart: Chart, store: Store) -> Identity:
-    """What every member must have in common."""
-    members = _members(store)
-    return Identity(
-        cluster_id=genesis_document.cluster_id(genesis),
-        genesis_hash=genesis_document.genesis_hash(genesis),
-        config_epoch=members.config_epoch,
-        member_set_hash=digest("members", sorted(members.nodes)),
-        chart_hash=chart.hash,
-        reducer_version=REDUCER_VERSION,
-    )
 
 
 def _node_key(settings: Config) -> NodeKey:

@@ -82,7 +82,7 @@ class Meta(msgspec.Struct, frozen=True, array_like=True):
 class Write(NamedTuple):
     """A barrier under way: what will be durable when it is done."""
 
-    meta: Meta
+    sequence: int
     last_index: int
 
 
@@ -156,30 +156,23 @@ class Journal(pysyncobj.journal.Journal):
         syncer: Syncer | None = None,
     ) -> Journal:
         """Open the journal of an existing store and count the boot, synced. Stops the node as `examine` does."""
-        journal = cls.examine(
-            kv, witness, cluster_id=cluster_id, node=node, memory_entries=memory_entries, syncer=syncer
-        )
-        journal._meta = msgspec.structs.replace(journal._meta, boots=journal.boots + 1)
-        journal._dirty = True
-        journal.barrier()
+        meta = cls._checked_meta(kv, witness, cluster_id, node)
+        meta = msgspec.structs.replace(meta, boots=meta.boots + 1)
+        journal = cls(kv, witness, meta, memory_entries=memory_entries, syncer=syncer)
+        journal.sync()
         return journal
 
     @classmethod
-    def examine(
-        cls,
-        kv: KeyValue,
-        witness: Witness,
-        *,
-        cluster_id: str,
-        node: str,
-        memory_entries: int = MEMORY_ENTRIES,
-        syncer: Syncer | None = None,
-    ) -> Journal:
+    def examine(cls, kv: KeyValue, witness: Witness, *, cluster_id: str, node: str) -> Journal:
         """The journal of an existing store, to look at: nothing is written.
 
         Stops the node when the store is not this node's (MISCONFIGURED), not all there (DAMAGED), or was found to
         be an older copy (ROLLED_BACK).
         """
+        return cls(kv, witness, cls._checked_meta(kv, witness, cluster_id, node))
+
+    @staticmethod
+    def _checked_meta(kv: KeyValue, witness: Witness, cluster_id: str, node: str) -> Meta:
         meta = decode_meta(kv.get(Family.META, META_KEY))
         if (meta.cluster_id, meta.node) != (cluster_id, node):
             faults.fatal(
@@ -191,7 +184,7 @@ class Journal(pysyncobj.journal.Journal):
         _check_witness(witness.read(), meta)
         if meta.rolled_back:
             faults.fatal(ExitCode.ROLLED_BACK, "this store was put back to an earlier state", next=REJOIN)
-        return cls(kv, witness, meta, memory_entries=memory_entries, syncer=syncer)
+        return meta
 
     def move_into(self, kv: KeyValue, index: int, term: int) -> None:
         """Make a checkpoint of a peer's store, taken at entry (`index`, `term`), this node's own: one synced batch.
@@ -285,7 +278,7 @@ class Journal(pysyncobj.journal.Journal):
         batch.put(Family.META, META_KEY, _encode_meta(meta))
         for key, document in self._kept.items():
             batch.put(Family.META, key, _with_checksum(document()))
-        self._write = Write(meta, self.last_index)
+        self._write = Write(meta.sequence, self.last_index)
 
         def write() -> None:
             self._kv.write(batch, sync=True)
@@ -302,7 +295,7 @@ class Journal(pysyncobj.journal.Journal):
         self._write = None
         # Not before: a hello that names a batch which a power cut then takes back looks like a store put back. Nor more
         # than that: what was noted in the meantime goes out with the next batch.
-        self._meta = msgspec.structs.replace(self._meta, sequence=write.meta.sequence)
+        self._meta = msgspec.structs.replace(self._meta, sequence=write.sequence)
         self._durable = write.last_index
         if not self._dirty:
             self._trim()

@@ -26,7 +26,6 @@ import msgspec
 from rocksdict import Checkpoint, DBRecoveryMode, Options, Rdict, ReadOptions, WriteBatch
 
 from cluster import faults
-from cluster.entropy import Entropy
 from cluster.faults import ExitCode
 
 _MIB = 1 << 20
@@ -320,9 +319,10 @@ class MemoryKeyValue:
             batch.put(family, key, value)
         self.write(batch, sync=True)
 
-    def crash(self, entropy: Entropy) -> None:
-        """Power cut: keep a random prefix of the unsynced batches, then be as if just opened."""
-        survivors = int(entropy.random() * (len(self._unsynced) + 1))
+    def crash(self, luck: float) -> None:
+        """Power cut: keep a prefix of the unsynced batches, none for luck 0 and all towards 1; then be as if just
+        opened."""
+        survivors = int(luck * (len(self._unsynced) + 1))
         for batch in self._unsynced[:survivors]:
             self._disk.apply(batch)
         self._unsynced.clear()

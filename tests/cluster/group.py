@@ -9,22 +9,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from chaos.nowhere import node_config
 from chaos.solo import CHART, Solo, the_chart
 from cluster import faults, verify
 from cluster.answers import Answer, not_admitted
-from cluster.config import Config
 from cluster.egress import Gatekeeper, Unreachable
 from cluster.entropy import SeededEntropy
 from cluster.node import REDUCER_VERSION, Node
 from cluster.nodekey import NodeKey
 from cluster.raft import install
 from cluster.raft.journal import Journal
-from cluster.raft.replica import Timing
 from cluster.raft.retention import KEEP, Keep
 from cluster.storage.donor import Donor
 from cluster.storage.incoming import MemoryPlace, Offer
@@ -32,7 +30,6 @@ from cluster.storage.kv import KeyValue
 from cluster.storage.snapshots import MemoryShelf, Snapshots
 from cluster.storage.store import ORIGIN
 from cluster.storage.store import Store as StateStore
-from cluster.tls import Credentials
 from swoosh import genesis, limits, state
 from swoosh.chart import Chart, load_chart
 from swoosh.entry import Item, ProposalItem, owed
@@ -41,7 +38,6 @@ from swoosh.proposal import CLUSTER, DEFAULT_PROJECT
 from swoosh.snapshot import Manifest
 from tests.raft.cluster import IDENTITY, Cluster, MemoryTransport, OurHost, Store
 
-NOWHERE = Path("/nonexistent")
 ANSWER_SECONDS = 10.0
 
 
@@ -91,8 +87,9 @@ class NodeHost(OurHost):
         store = StateStore(self.store)
         donor = Donor(self.name, self.shelf, self.clock)
         self.node = Node(
-            config=replace(
-                _config(self.name, people),
+            config=node_config(
+                self.name,
+                people.machine.cluster_id,
                 scrub_period=self.cluster.scrub_period,
                 keep=self.cluster.keep,
                 projects_per_signer=self.cluster.projects_per_signer,
@@ -301,20 +298,3 @@ def activation(group: Group, host: NodeHost, chart: Chart) -> ProposalItem:
 def accepted(answer: Answer) -> Accepted:
     assert isinstance(answer, Accepted), answer
     return answer
-
-
-def _config(name: str, people: Solo) -> Config:
-    return Config(
-        node_id=name,
-        cluster_id=people.machine.cluster_id,
-        http=("localhost", 0),
-        peer=("localhost", 0),
-        members={},
-        genesis_path=NOWHERE,
-        license_path=NOWHERE,
-        key_path=NOWHERE,
-        data_dir=NOWHERE,
-        snapshots_path=NOWHERE,
-        credentials=Credentials(NOWHERE, NOWHERE, NOWHERE),
-        timing=Timing(),
-    )

@@ -9,17 +9,16 @@ import msgspec
 import pytest
 from aiohttp import web
 
-from cluster import tls
 from cluster.answers import Answer, Unavailable, not_admitted
 from cluster.clock import ManualClock, SystemClock
-from cluster.egress import PeerHttp, Unreachable
+from cluster.egress import Unreachable
 from cluster.http.forward import MESSAGE_BYTES_MAX, MESSAGE_ITEMS_MAX, MESSAGES_IN_FLIGHT, PATH, Forwarder, peer_app
-from cluster.peerport import PeerPort
 from swoosh import limits
 from swoosh.entry import BatchItem, Item, ProposalItem, owed, unpack_items
 from swoosh.outcome import Accepted, Code
 from tests.http.desk import Desk
-from tests.wire.members import CLUSTER, NODES, Papers
+from tests.http.peers import reached
+from tests.wire.members import Papers
 
 DEADLINE = 20.0
 
@@ -289,36 +288,16 @@ class Leader(Desk):
         return [accepted(each.sent) for each in items]  # type: ignore[union-attr]
 
 
-async def serve_peers(desk: Desk, papers: Papers) -> tuple[PeerPort, web.AppRunner]:
-    runner = web.AppRunner(peer_app(desk), access_log=None)  # type: ignore[arg-type]
-    await runner.setup()
-    assert runner.server is not None
-    port = PeerPort(
-        context=tls.server_context(papers.nodes["n2"]),
-        cluster_id=CLUSTER,
-        members=NODES,
-        protocols={tls.HTTP_PROTOCOL: runner.server},
-    )
-    await port.start("127.0.0.1", 0)
-    return port, runner
-
-
 async def test_a_hop_over_mutual_tls(papers: Papers) -> None:
     leader, clock = Leader(), SystemClock()
-    port, runner = await serve_peers(leader, papers)
-    way = PeerHttp(papers.nodes["n1"], CLUSTER, {"n2": ("127.0.0.1", port.port)})
-    forwarder = Forwarder(way, clock)
-    try:
+    async with reached(leader, papers) as way:
+        forwarder = Forwarder(way, clock)
         for name in ("a", "b"):  # the second goes over the connection of the first
             [answer] = await forwarder.submit("n2", [item(name)], clock.monotonic() + 20)
             assert answer == accepted(name.encode())
         unreachable = await forwarder.submit("n3", [item("c")], clock.monotonic() + 20)
         assert verdicts(unreachable) == [(Code.NO_LEADER, False)]
         assert leader.asked == [([b"a"], False), ([b"b"], False)]
-    finally:
-        await way.close()
-        await runner.cleanup()
-        port.stop()
     assert verdicts(await Forwarder(way, clock).submit("n2", [item("d")], clock.monotonic() + 1)) == [
         (Code.NO_LEADER, False)
     ]
@@ -327,15 +306,9 @@ async def test_a_hop_over_mutual_tls(papers: Papers) -> None:
 async def test_a_leader_with_another_certificate_gets_nothing(papers: Papers, tmp_path: Path) -> None:
     del tmp_path
     leader, clock = Leader(), SystemClock()
-    port, runner = await serve_peers(leader, papers)
-    way = PeerHttp(papers.nodes["n1"], CLUSTER, {"n3": ("127.0.0.1", port.port)})
-    try:
+    async with reached(leader, papers, at="n3") as way:
         answers = await Forwarder(way, clock).submit("n3", [item("a")], clock.monotonic() + 20)
         assert verdicts(answers) == [(Code.NO_LEADER, False)] and leader.asked == []
-    finally:
-        await way.close()
-        await runner.cleanup()
-        port.stop()
 
 
 async def test_a_hop_outside_the_peer_port_is_not_believed() -> None:
@@ -359,19 +332,13 @@ async def test_a_hop_outside_the_peer_port_is_not_believed() -> None:
 @pytest.mark.parametrize("body", [b"", b"\xc1", b"\x91\x01", msgspec.msgpack.encode([(1, False, b"junk")])])
 async def test_a_message_that_does_not_decode_is_refused_whole(papers: Papers, body: bytes) -> None:
     leader = Leader()
-    port, runner = await serve_peers(leader, papers)
-    way = PeerHttp(papers.nodes["n1"], CLUSTER, {"n2": ("127.0.0.1", port.port)})
 
     async def message() -> AsyncIterator[bytes]:
         yield body
 
-    try:
+    async with reached(leader, papers) as way:
         status, reply = await way.post("n2", PATH, message())
         assert status == 400 and msgspec.json.decode(reply)["code"] == "MALFORMED"
-    finally:
-        await way.close()
-        await runner.cleanup()
-        port.stop()
     assert leader.asked == []
 
 
@@ -383,12 +350,6 @@ async def test_a_member_that_does_not_lead_says_so(papers: Papers) -> None:
             return [not_admitted(Code.NO_LEADER, "n2 does not lead")] * len(items)
 
     clock = SystemClock()
-    port, runner = await serve_peers(Follower(), papers)
-    way = PeerHttp(papers.nodes["n1"], CLUSTER, {"n2": ("127.0.0.1", port.port)})
-    try:
+    async with reached(Follower(), papers) as way:
         answers: Any = await Forwarder(way, clock).submit("n2", [item("a")], clock.monotonic() + 20)
         assert verdicts(answers) == [(Code.NO_LEADER, False)]
-    finally:
-        await way.close()
-        await runner.cleanup()
-        port.stop()

@@ -11,18 +11,17 @@ import msgspec
 import pytest
 from aiohttp import web
 
-from cluster import tls
 from cluster.clock import ManualClock, SystemClock
-from cluster.egress import PeerHttp, Unreachable
+from cluster.egress import Unreachable
 from cluster.http.forward import peer_app
 from cluster.http.snapshots import NEWEST, OFFER, PIECE, PeerDonors
-from cluster.peerport import PeerPort
 from cluster.storage.donor import Donor
 from cluster.storage.incoming import File
 from swoosh.snapshot import Manifest
 from tests.http.conftest import Caller
 from tests.http.desk import Desk
-from tests.wire.members import CLUSTER, NODES, Papers
+from tests.http.peers import reached
+from tests.wire.members import Papers
 
 MANIFEST = Manifest(40, 3, "1970-01-01T00:00:00.001+00:00#0", 7, "sha256-" + "a" * 64, "chart")
 CONTENT = bytes(range(256)) * 10
@@ -52,23 +51,8 @@ def lender() -> SimpleNamespace:
 
 @asynccontextmanager
 async def served(papers: Papers) -> AsyncIterator[PeerDonors]:
-    runner = web.AppRunner(peer_app(lender()), access_log=None)  # type: ignore[arg-type]
-    await runner.setup()
-    assert runner.server is not None
-    port = PeerPort(
-        context=tls.server_context(papers.nodes["n2"]),
-        cluster_id=CLUSTER,
-        members=NODES,
-        protocols={tls.HTTP_PROTOCOL: runner.server},
-    )
-    await port.start("127.0.0.1", 0)
-    way = PeerHttp(papers.nodes["n1"], CLUSTER, {"n2": ("127.0.0.1", port.port)})
-    try:
+    async with reached(lender(), papers) as way:
         yield PeerDonors(way)
-    finally:
-        await way.close()
-        await runner.cleanup()
-        port.stop()
 
 
 async def test_a_member_sees_borrows_and_reads(papers: Papers) -> None:

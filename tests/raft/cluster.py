@@ -356,8 +356,8 @@ class OurHost(Host):
 
     def lose_unsynced(self) -> None:
         self.clock.kill()
-        self.syncer.crash(self.cluster.entropy)
-        self.store.crash(self.cluster.entropy)
+        self.syncer.crash(self.cluster.entropy.random())
+        self.store.crash(self.cluster.entropy.random())
 
     def check_durable(self, message: Message) -> None:
         disk = self.store._disk

@@ -38,7 +38,7 @@ class Disk:
         return Journal.open(self.kv, self.witness, cluster_id="c", node=node, memory_entries=memory_entries)
 
     def crash(self, seed: int = 0) -> None:
-        self.kv.crash(SeededEntropy(seed))
+        self.kv.crash(SeededEntropy(seed).random())
 
 
 def entries_of(journal: Journal) -> list[Entry]:

@@ -167,7 +167,7 @@ def test_after_any_crash_the_log_leads_to_the_same_bytes(seed: int) -> None:
             kv_write_barrier(twin)
         if rng.random() < 0.05 and crashes < 6:
             before = held.position().index
-            twin.crash(entropy)
+            twin.crash(entropy.random())
             held, crashes = Store(twin), crashes + 1
             machine = told.machine(held)
             index = held.position().index
