@@ -90,6 +90,8 @@ JUDGED_ON_STATE = frozenset(
     }
 )
 """Refusals only a leader gives, after confirming that it leads: each is a linearizable read of HEAD too."""
+JUDGED_ON_TIME = frozenset({Code.HLC_SKEW, Code.GUARD_REJECTED})
+"""Refusals for a time or a fact: a copy of the same request that arrives later may be judged otherwise."""
 
 
 class Kind(StrEnum):
@@ -189,6 +191,7 @@ def check(
     converged: bool = False,
     skew_ms_max: int = SKEW_MS_MAX,
     unrecorded: frozenset[str] = frozenset(),
+    doubled: bool = False,
 ) -> Findings:
     """Hold what callers saw against what the nodes hold.
 
@@ -197,7 +200,9 @@ def check(
         converged: the nodes were quiet, so that no chain may be shorter than another.
         skew_ms_max: how far an HLC may be ahead of the leader's stamp; the replicated setting of the run.
         unrecorded: transitions that somebody proposes who keeps no history; everything but who asked is checked.
+        doubled: the network may deliver a request twice, the second time later.
     """
+    run = _Run(converged, skew_ms_max, unrecorded, doubled)
     by_project: dict[str, list[Event]] = {project: [] for dump in dumps.values() for project in dump}
     for event in history:
         by_project.setdefault(event.project, []).append(event)
@@ -205,7 +210,7 @@ def check(
     counts: Counter[str] = Counter()
     for project, events in by_project.items():
         copies = {node: dump.get(project, b"").splitlines() for node, dump in dumps.items()}
-        found = _check_project(events, copies, counts, converged, skew_ms_max, unrecorded)
+        found = _check_project(events, copies, counts, run)
         violations += (Violation(kind, project, text) for kind, text in islice(found, VIOLATIONS_MAX))
     return Findings(violations[:VIOLATIONS_MAX], counts)
 
@@ -213,24 +218,26 @@ def check(
 Faults = Iterator[tuple[Kind, str]]
 
 
-def _check_project(
-    events: list[Event],
-    copies: dict[str, list[bytes]],
-    counts: Counter[str],
-    converged: bool,
-    skew_ms_max: int,
-    unrecorded: frozenset[str],
-) -> Faults:
+class _Run(NamedTuple):
+    """Under what the history came about; the arguments of ``check``."""
+
+    converged: bool
+    skew_ms_max: int
+    unrecorded: frozenset[str]
+    doubled: bool
+
+
+def _check_project(events: list[Event], copies: dict[str, list[bytes]], counts: Counter[str], run: _Run) -> Faults:
     whole, broken = _whole_copies(copies)
     yield from broken
-    yield from _check_copies(whole, converged)
+    yield from _check_copies(whole, run.converged)
     if broken and not whole:
         return
     chain = _merge(list(whole.values()))
     counts["records"] += len(chain.records)
-    yield from _check_alone(chain, skew_ms_max)
+    yield from _check_alone(chain, run.skew_ms_max)
     attempts = [event for event in events if isinstance(event, Attempt)]
-    yield from _check_answers(attempts, chain, counts, unrecorded)
+    yield from _check_answers(attempts, chain, counts, run)
     yield from _check_order(events, chain, counts)
 
 
@@ -357,7 +364,7 @@ def _check_epochs(before: WalRecord, after: WalRecord) -> Faults:
 # --- answers ----------------------------------------------------------------------------------------------------------
 
 
-def _check_answers(attempts: list[Attempt], chain: _Chain, counts: Counter[str], unrecorded: frozenset[str]) -> Faults:
+def _check_answers(attempts: list[Attempt], chain: _Chain, counts: Counter[str], run: _Run) -> Faults:
     """Every acknowledgement is in the chain as it was given; nothing is in it that everybody was refused."""
     held = {record.idem_key: record for record in chain.records}
     accepted = [attempt for attempt in attempts if attempt.verdict is Verdict.ACCEPTED]
@@ -371,17 +378,25 @@ def _check_answers(attempts: list[Attempt], chain: _Chain, counts: Counter[str],
             yield Kind.OTHERWISE, f"{attempt.key} was told {_place(attempt)}, the chain has {_place(record)}"
     yield from _check_answers_alone(accepted)
     yield from _check_refusals(attempts, accepted)
-    possible = {_intent(attempt) for attempt in attempts if attempt.verdict in (Verdict.ACCEPTED, Verdict.UNKNOWN)}
+    possible = {_intent(attempt) for attempt in attempts if _may_be_applied(attempt, run)}
     refused = {_intent(attempt) for attempt in attempts} - possible
     for record in chain.records:
         intent = (record.idem_key, record.transition_name, record.inputs_hash)
         if intent in refused:
             yield Kind.REFUSED_APPLIED, f"{record.idem_key} at seq {record.seq}"
-        elif intent in possible or record.transition_name in unrecorded or record.idem_key.startswith(RESERVED_KEYS):
+        elif (
+            intent in possible or record.transition_name in run.unrecorded or record.idem_key.startswith(RESERVED_KEYS)
+        ):
             continue
         else:
             yield Kind.UNASKED, f"{record.idem_key}, {record.transition_name} at seq {record.seq}"
     _count(possible, accepted, held, counts)
+
+
+def _may_be_applied(attempt: Attempt, run: _Run) -> bool:
+    if attempt.verdict is Verdict.REFUSED:
+        return run.doubled and attempt.code in JUDGED_ON_TIME
+    return attempt.verdict in (Verdict.ACCEPTED, Verdict.UNKNOWN)
 
 
 def _check_answers_alone(accepted: list[Attempt]) -> Faults:

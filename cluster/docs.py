@@ -244,9 +244,11 @@ def codes_page() -> str:
     ]
     return _page(
         "# Refusal codes\n",
-        "The `code` of every answer that is not a success. 4xx: decided, this attempt will never be applied. 503: not",
+        "The `code` of every answer that is not a success. 4xx: decided, this attempt is not applied. 503: not",
         "decided; `admitted` in the body says whether it may still be applied. *Retryable*: the same intent may",
-        "succeed later. After `OUTCOME_UNKNOWN`, and whenever in doubt, repeat with the same `idem_key`.\n",
+        "succeed later. After `OUTCOME_UNKNOWN`, and whenever in doubt, repeat with the same `idem_key`.",
+        "Whatever lies between may deliver a request twice: a copy of one that was refused for a time or a fact",
+        "(`HLC_SKEW`, `GUARD_REJECTED`) is judged anew when it arrives, while HEAD has not moved.\n",
         _table(("code", "status", "retryable", "what to do", "runbook"), rows),
     )
 

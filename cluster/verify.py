@@ -32,6 +32,7 @@ from cluster.config import packaged_chart
 from cluster.faults import ExitCode
 from cluster.raft.journal import Journal, Meta
 from cluster.raft.replica import payload_of
+from cluster.storage import layout
 from cluster.storage.kv import KeyValue
 from cluster.storage.snapshots import opened
 from cluster.storage.store import ORIGIN, Checkpoint, Store
@@ -139,9 +140,13 @@ def examine_replay(kv: KeyValue, chart: Chart, base: KeyValue | None = None) -> 
 
 
 def examine_state(kv: KeyValue, chart: Chart, manifest: Manifest) -> Report:
-    """Is a checkpoint the state its manifest describes, every project loaded and hashed, and does its log reach it?"""
+    """Is a checkpoint the state its manifest describes, every project loaded and hashed, does its log reach it, and is
+    every row beside the state as it was written? A damaged row of a record would else move from disk to disk."""
     try:
         found = subject(kv, chart)
+        for family in layout.REPLICATED:
+            for key, row in kv.iterate(family):
+                found.store.check_row(family, key, row)
         snapshot.check(manifest, found.machine())
         index = manifest.last_applied_index
         for _ in log(kv, max(1, index - 1), index):

@@ -15,6 +15,7 @@ from chaos.simulation.web import reply_of
 from cluster import verify
 from cluster.raft.driver import Role
 from cluster.raft.journal import META_KEY, decode_meta
+from cluster.storage import layout
 from cluster.storage.kv import Family, KeyValue, Tables
 from swoosh.machine import Applied
 
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from chaos.simulation.host import Life, Message
     from chaos.simulation.world import World
 
-REPLICATED = (Family.HEAD, Family.PROJECT, Family.LEDGER, Family.WAL, Family.DECISION, Family.REGISTRY)
-"""What every node must hold in the same bytes."""
 HTTP_OK, HTTP_BROKEN = 200, 500
 
 
@@ -140,13 +139,15 @@ class Checks:
         if len(set(hashes.values())) != 1:
             self.broken("divergence", f"cluster hashes at the end: {hashes}")
         first, *others = world.names
-        for family in REPLICATED:
+        for family in layout.REPLICATED:
             rows = list(world.hosts[first].kv.iterate(family))
             for other in others:
                 if list(world.hosts[other].kv.iterate(family)) != rows:
                     self.broken("divergence", f"{first} and {other} hold different rows of {family.value}")
         dumps = {name: self._chains(name) for name in world.names}
-        for violation in check(world.crowd.history, dumps, converged=True).violations:
+        for violation in check(
+            world.crowd.history, dumps, converged=True, doubled=world.plan.http.doubled > 0
+        ).violations:
             self.broken(violation.kind, str(violation))
         for name in world.names:
             self._verify(name)

@@ -9,7 +9,6 @@
 | META      | `diverged`                               | where this node's state contradicted the majority's        |
 | META      | `raft`                                   | term, vote, incarnation (cluster/raft/journal.py)          |
 | META      | `members`                                | the members' stores as last seen (cluster/raft/members.py) |
-| META      | `members`                                | what is known of the peers' stores (cluster/raft/members.py) |
 | LOG       | index                                    | an entry (cluster/raft/journal.py)                         |
 | HEAD      | project                                  | the head row of a project: hashes of state and chains      |
 | PROJECT   | project `NUL` region                     | a region, its collections left out                         |
@@ -50,6 +49,9 @@ SHARED_META = frozenset((APPLIED, GENESIS, CHECKPOINT, HALT))
 """What of META is the same on every node at the same entry; everything else there is one node's own."""
 NODE_LOCAL = (Family.REJECTION, Family.SNAPSHOT)
 """Families that, like LOG, tell about one node and are no part of the state."""
+
+REPLICATED = tuple(family for family in Family if family not in (Family.META, Family.LOG, *NODE_LOCAL))
+"""Families that follow from the log alone."""
 
 _NUL = b"\0"
 _AFTER_NUL = b"\1"

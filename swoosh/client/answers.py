@@ -59,7 +59,10 @@ class Accepted(msgspec.Struct, frozen=True):
 
 
 class Refused(msgspec.Struct, frozen=True):
-    """Not applied, and never will be under this attempt. ``state_hash`` is HEAD, where a state was read.
+    """Not applied. ``state_hash`` is HEAD, where a state was read.
+
+    It stays so for this attempt, unless something between delivers a copy of the request later, HEAD has not moved, and
+    what it was refused for was a time or a fact (HLC_SKEW, GUARD_REJECTED): the copy is judged when it arrives.
 
     ``code`` is one of swoosh.outcome.Code, or ``HTTP_<status>`` where something in between answered.
     """

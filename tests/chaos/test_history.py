@@ -245,6 +245,17 @@ def test_what_keeps_no_history_may_be_proposed_by_name(chain: bytes) -> None:
     assert Kind.REFUSED_APPLIED in kinds(check(refused, dumps, unrecorded=its).violations)
 
 
+@pytest.mark.parametrize("code", [*Code])
+def test_a_doubled_request_may_be_judged_otherwise_the_second_time_but_only_for_a_time_or_a_fact(
+    chain: bytes, code: Code
+) -> None:
+    refused = changed(honest(chain), 5, verdict=Verdict.REFUSED, code=code)
+    dumps = {"node-1": {PROJECT: chain}}
+    assert Kind.REFUSED_APPLIED in kinds(check(refused, dumps).violations)
+    excused = Kind.REFUSED_APPLIED not in kinds(check(refused, dumps, doubled=True).violations)
+    assert excused == (code in (Code.HLC_SKEW, Code.GUARD_REJECTED))
+
+
 def relinked(changed_records: list[WalRecord]) -> list[bytes]:
     """These records, each properly chained to the one before it: what only a look at their content convicts."""
     lines: list[bytes] = []

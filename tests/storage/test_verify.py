@@ -290,6 +290,22 @@ def test_a_snapshot_that_is_not_what_its_manifest_says_is_found() -> None:
     assert checks(examine(kv).findings) == {"state"}
 
 
+@pytest.mark.parametrize("family", layout.REPLICATED)
+def test_a_checkpoint_with_a_flipped_bit_in_any_row_is_not_installed(family: Family) -> None:
+    """Each row, not only those a machine loads: a peer would take the damage over with the rest."""
+    kv = MemoryKeyValue()
+    held = recorded(kv)
+    manifest = snapshot.describe(history().machine(held), held.last_hlc)
+    assert verify.examine_state(kv, history().chart, manifest).findings == ()
+    for key, row in list(kv.iterate(family)):
+        batch = Batch()
+        batch.put(family, key, row[:-1] + bytes([row[-1] ^ 1]))
+        kv.write(batch, sync=True)
+        assert checks(verify.examine_state(kv, history().chart, manifest).findings) == {"state"}
+        batch.put(family, key, row)
+        kv.write(batch, sync=True)
+
+
 # --- planted lies: signatures -----------------------------------------------------------------------------------------
 
 
