@@ -229,7 +229,13 @@ class Life(Station):
     # --- beginning and end --------------------------------------------------------------------------------------------
 
     def begin(self) -> None:
-        self.run(lambda: self.world.loop.create_task(self._serve()))
+        self.run(lambda: self.world.loop.create_task(self._begin()))
+
+    async def _begin(self) -> None:
+        try:
+            await self._serve()
+        except Corrupt as error:
+            faults.fatal(ExitCode.DAMAGED, str(error))
 
     async def _serve(self) -> None:
         """As `swoosh serve` puts a node together, on what there is here."""
@@ -243,10 +249,7 @@ class Life(Station):
             memory_entries=64,
             syncer=self.syncer,
         )
-        try:
-            store = Store(host.kv)
-        except Corrupt as error:
-            faults.fatal(ExitCode.DAMAGED, str(error))
+        store = Store(host.kv)
         plan = world.plan
         donor = Donor(self.name, host.shelf, self.clock)
         snapshots = Snapshots(
