@@ -7,7 +7,7 @@ from typing import Any
 
 from cluster.config import Config
 from cluster.raft.replica import Timing
-from cluster.tls import Credentials
+from cluster.secrets import Secrets
 
 NOWHERE = Path("/nowhere")
 
@@ -23,9 +23,10 @@ def node_config(name: str, cluster_id: str, **what: Any) -> Config:
         genesis_path=NOWHERE,
         license_path=NOWHERE,
         key_path=NOWHERE,
+        certificates=NOWHERE,
+        secrets=Secrets(NOWHERE),
         data_dir=NOWHERE,
         snapshots_path=NOWHERE,
-        credentials=Credentials(NOWHERE, NOWHERE, NOWHERE),
         timing=Timing(),
         **what,
     )

@@ -19,12 +19,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from cluster import faults
 from cluster.clock import Clock, ShiftedClock, SystemClock
+from cluster.nodekey import NodeKey
 from cluster.raft.install import BYTES_PER_SECOND
 from cluster.raft.replica import Timing
 from cluster.raft.retention import KEEP, Keep
+from cluster.secrets import Secret, SecretError, Secrets
 from cluster.storage.incoming import current_store
 from cluster.tls import Credentials
 from swoosh import genesis as genesis_document
@@ -39,6 +43,9 @@ _CLOCK_OFFSET_FILE = PREFIX + "CLOCK_OFFSET_FILE"
 _ALIASES = {"SWOOSH_LISTEN_ADDR": "http.listen", "SWOOSH_WAL_DIR": "data", "SWOOSH_SNAPSHOT_DIR": "snapshots"}
 _IGNORED_PREFIX = "SWOOSH_DATABASE_DB_"
 _NOT_OURS = frozenset({_FAILPOINT, "SWOOSH_ENDPOINTS"})
+
+TLS_KEY = "node.key.age"
+"""The sealed key to a node's certificate, beside it."""
 
 Address = tuple[str, int]
 """Host and port."""
@@ -99,7 +106,8 @@ class _File(_Section, frozen=True, kw_only=True):
     cluster_id: str
     genesis: str
     license: str
-    key: str = "node.pem"
+    key: str = "node.pem.age"
+    identity: str = "age.key"
     data: str = "."
     snapshots: str = ""
     scrub_seconds: int = 86_400
@@ -135,10 +143,12 @@ class Config:
 
     Attributes:
         http: where callers are served.
-        peer: where members are served, over mutual TLS with ``credentials``.
+        peer: where members are served, over mutual TLS.
         members: the peer address of every member, this one included.
         license_path: the license fact the built-in provider reads; it need not exist.
-        key_path: the node's Ed25519 key (PKCS #8 PEM).
+        secrets: what opens everything that is secret.
+        key_path: the node's Ed25519 key (PKCS #8 PEM, sealed).
+        certificates: the directory of the authority's and this node's certificate, and of the sealed key to it.
         data_dir: holds the store, its witness and, unless said otherwise, the snapshots.
         scrub_period: in which the node checks everything it stores against its hashes, once.
         projects_per_signer: how many projects one signer may create in the life of the cluster, where this node leads;
@@ -164,7 +174,8 @@ class Config:
     key_path: Path
     data_dir: Path
     snapshots_path: Path
-    credentials: Credentials
+    certificates: Path
+    secrets: Secrets
     timing: Timing
     projects_per_signer: int = 1_000
     forward_wait: float = 2.0
@@ -173,7 +184,7 @@ class Config:
     rate_per_ip: int = 10_000
     keep: Keep = KEEP
     install_rate: int = BYTES_PER_SECOND
-    read_tokens: tuple[str, ...] = ()
+    read_tokens: tuple[Secret, ...] = ()
     disk_free_min: int = 256 << 20
     outbound: Outbound = NO_PROXY
     notices: tuple[str, ...] = ()
@@ -187,6 +198,33 @@ class Config:
     def witness_path(self) -> Path:
         """The file that remembers how far the store had synced."""
         return self.data_dir / "witness"
+
+    def credentials(self) -> Credentials:
+        """What this node shows to the other members.
+
+        Raises:
+            Misconfigured: the key to the certificate cannot be opened.
+        """
+        try:
+            return Credentials.in_directory(self.certificates, self.secrets.open(self.certificates / TLS_KEY))
+        except SecretError as error:
+            raise Misconfigured(f"peer.certificates: {error}") from None
+
+    def node_key(self) -> NodeKey:
+        """The key this node signs with.
+
+        Raises:
+            Misconfigured: it cannot be opened, or is no Ed25519 key.
+        """
+        try:
+            private = load_pem_private_key(self.secrets.open(self.key_path), password=None)
+        except SecretError as error:
+            raise Misconfigured(f"key: {error}") from None
+        except (ValueError, TypeError) as error:
+            raise Misconfigured(f"key: {self.key_path} holds no private key: {type(error).__name__}") from None
+        if not isinstance(private, Ed25519PrivateKey):
+            raise Misconfigured(f"key: {self.key_path} holds another kind of key than Ed25519")
+        return NodeKey.of(private)
 
     def genesis(self) -> Genesis:
         """The genesis document.
@@ -282,7 +320,8 @@ def render(*, node: str, cluster_id: str, http: Address, peer: Address, members:
         f'cluster_id = "{cluster_id}"',
         'genesis = "../genesis.json"',
         'license = "../license.json"',
-        'key = "node.pem"',
+        'identity = "age.key"  # opens everything secret; may be a descriptor: /dev/fd/3',
+        'key = "node.pem.age"',
         'data = "."',
         "",
         "[http]",
@@ -353,7 +392,7 @@ def _resolve(file: _File, folder: Path, notices: tuple[str, ...]) -> Config:
     wrong = list(_contradictions(file))
     if wrong:
         raise Misconfigured("\n".join(wrong))
-    data = folder / file.data
+    data, secrets = folder / file.data, Secrets(folder / file.identity)
     return Config(
         node_id=file.node,
         cluster_id=file.cluster_id,
@@ -365,7 +404,8 @@ def _resolve(file: _File, folder: Path, notices: tuple[str, ...]) -> Config:
         key_path=folder / file.key,
         data_dir=data,
         snapshots_path=folder / file.snapshots if file.snapshots else data / "snapshots",
-        credentials=Credentials.in_directory(folder / file.peer.certificates),
+        certificates=folder / file.peer.certificates,
+        secrets=secrets,
         timing=Timing(
             heartbeat=file.raft.heartbeat_ms / 1000,
             election_min=file.raft.election_min_ms / 1000,
@@ -380,7 +420,7 @@ def _resolve(file: _File, folder: Path, notices: tuple[str, ...]) -> Config:
         rate_per_ip=file.http.rate_per_ip,
         keep=Keep(entries=file.log.keep_entries, size=file.log.keep_mib << 20),
         install_rate=file.install.mib_per_second << 20,
-        read_tokens=tuple(_secret(folder, "http.read_tokens", file.http.read_tokens).split()),
+        read_tokens=tuple(map(Secret, _secret(secrets, folder, "http.read_tokens", file.http.read_tokens).split())),
         disk_free_min=file.disk.free_min_mib << 20,
         outbound=Outbound(
             proxy=file.outbound.proxy,
@@ -414,14 +454,12 @@ def _contradictions(file: _File) -> Iterator[str]:
         yield "projects_per_signer is not negative; 0 refuses nobody"
 
 
-def _secret(folder: Path, key: str, name: str) -> str:
-    """What the file that ``key`` names holds, or nothing where none is named: a secret never stands in the
+def _secret(secrets: Secrets, folder: Path, key: str, name: str) -> Secret:
+    """What the sealed file that ``key`` names holds, or nothing where none is named: a secret never stands in the
     configuration itself."""
-    if not name:
-        return ""
     try:
-        return (folder / name).read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
+        return secrets.text(folder / name) if name else Secret()
+    except SecretError as error:
         raise Misconfigured(f"{key}: {error}") from None
 
 

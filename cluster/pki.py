@@ -87,12 +87,11 @@ def write_authority(directory: Path, authority: KeyPair) -> None:
 
 
 def write_node(directory: Path, authority_certificate: bytes, node: KeyPair) -> Credentials:
-    """What one node needs and no more: `ca.crt`, `node.crt` (0644) and `node.key` (0600).
+    """What one node shows and no more: `ca.crt` and `node.crt` (0644). The key is for the caller to seal.
 
     Raises FileExistsError if one of them exists.
     """
-    credentials = Credentials.in_directory(directory)
-    _write_new(credentials.key, node.key, mode=0o600)
+    credentials = Credentials.in_directory(directory, node.key)
     _write_new(credentials.certificate, node.certificate, mode=0o644)
     _write_new(credentials.authority, authority_certificate, mode=0o644)
     return credentials

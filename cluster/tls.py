@@ -7,10 +7,11 @@ never what its address or its messages claim.
 This module must never offer a weaker mode: no older protocol, no optional certificate, no public trust store.
 """
 
+import os
 import re
 import ssl
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -59,16 +60,17 @@ def peer_name(certificate: Mapping[str, Any] | None) -> PeerName:
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """Where one node keeps its PEM files: the authority it trusts, its own certificate and the key to it."""
+    """What one node shows to the others: where the authority it trusts and its own certificate lie, and the key to the
+    certificate. All PEM; the key is in memory alone."""
 
     authority: Path
     certificate: Path
-    key: Path
+    key: bytes = field(repr=False)
 
     @classmethod
-    def in_directory(cls, directory: Path) -> Self:
+    def in_directory(cls, directory: Path, key: bytes) -> Self:
         """The file names that `pki.write_node` uses."""
-        return cls(directory / "ca.crt", directory / "node.crt", directory / "node.key")
+        return cls(directory / "ca.crt", directory / "node.crt", key)
 
 
 class PeerContext(ssl.SSLContext):
@@ -105,4 +107,15 @@ def _harden(context: ssl.SSLContext, credentials: Credentials) -> None:
     context.verify_mode = ssl.CERT_REQUIRED
     context.verify_flags |= ssl.VERIFY_X509_STRICT
     context.load_verify_locations(cafile=str(credentials.authority))
-    context.load_cert_chain(certfile=str(credentials.certificate), keyfile=str(credentials.key))
+    load_key(context, credentials)
+
+
+def load_key(context: ssl.SSLContext, credentials: Credentials) -> None:
+    """The library reads keys from files alone; a pipe is one that never was on a disk. A key fits into its buffer."""
+    reader, writer = os.pipe()
+    try:
+        with open(writer, "wb") as file:
+            file.write(credentials.key)
+        context.load_cert_chain(certfile=str(credentials.certificate), keyfile=f"/dev/fd/{reader}")
+    finally:
+        os.close(reader)

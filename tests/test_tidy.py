@@ -202,6 +202,12 @@ PLACES = (
         advice="add a setting to cluster/config.py and take it as an argument",
     ),
     Place(
+        thing="AGE",
+        names="pyrage",
+        homes=("cluster/secrets.py",),
+        advice="take a Secrets",
+    ),
+    Place(
         thing="outbound HTTP",
         names=r"aiohttp\.(?:ClientSession|request)|urllib\.request|http\.client",
         homes=("cluster/egress.py", "swoosh/client/"),

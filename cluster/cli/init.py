@@ -5,9 +5,11 @@ is overwritten: a cluster's directory must be new or empty, and a node that has 
 
     DIR/cluster.json genesis.json license.json     who and where; the beginning; a development license
     DIR/ca.crt ca.key                              the cluster's own authority; keep the key off the nodes
-    DIR/<node>/swoosh.toml node.pem *.crt *.key    one node: configuration, signing key, certificate
+    DIR/<node>/swoosh.toml age.key recipients.txt  one node: configuration, the identity that opens its secrets,
+    DIR/<node>/*.age *.crt                         its signing key and the key of its certificate, sealed; certificates
     DIR/<node>/store/ witness                      its store, holding the genesis state and nothing else
     DIR/keys/*.pem                                 keys of people and programs
+    DIR/offline.key                                opens every secret too: take it off the machine, and keep it safe
 
 With ``--genesis FILE --node ID``, DIR is one node's directory as above but for ``store/`` and ``witness``, which are
 made. That is for the beginning of a cluster alone: once a member has something in its log, a node that comes without
@@ -26,7 +28,7 @@ from typing import Any
 import click
 import msgspec
 
-from cluster import config, pki, stores
+from cluster import config, pki, secrets, stores
 from cluster.cli.keys import write_private
 from cluster.cli.shared import fail, print_json, print_table, run, say
 from cluster.clock import Clock, SystemClock
@@ -191,7 +193,7 @@ def _make_first_store(home: Path, beginning: Path, node: str) -> None:
 
 async def _check_nothing_began(settings: Config, clock: Clock) -> None:
     """Ask every other member how far its log reaches; the core puts one entry there by itself."""
-    peers = PeerHttp(settings.credentials, settings.cluster_id, settings.members)
+    peers = PeerHttp(settings.credentials(), settings.cluster_id, settings.members)
     try:
         for peer in sorted(settings.members.keys() - {settings.node_id}):
             try:
@@ -252,13 +254,26 @@ def _write_nodes(
     authority = pki.make_authority(cluster_id, **life)
     pki.write_authority(directory, authority)
     members = {node: peer for node, (_, peer) in addresses.items()}
+    identity, offline = secrets.new_identity()
+    write_private(directory / "offline.key", identity)
     for node, (http, peer) in addresses.items():
         home = directory / node
         home.mkdir(mode=0o700)
-        write_private(home / "node.pem", node_keys[node].pem())
-        pki.write_node(home, authority.certificate, pki.make_node(authority, PeerName(node, cluster_id), **life))
+        credentials = pki.write_node(
+            home, authority.certificate, pki.make_node(authority, PeerName(node, cluster_id), **life)
+        )
+        _write_secrets(home, offline, {config.TLS_KEY: credentials.key, "node.pem.age": node_keys[node].pem()})
         text = config.render(node=node, cluster_id=cluster_id, http=http, peer=peer, members=members)
         _write(home / "swoosh.toml", text.encode())
+
+
+def _write_secrets(home: Path, offline: str, plain: Mapping[str, bytes]) -> None:
+    """An identity for the node, and everything secret sealed for it and for the one kept offline."""
+    identity, recipient = secrets.new_identity()
+    write_private(home / "age.key", identity)
+    _write(home / "recipients.txt", f"# this node\n{recipient}\n# offline\n{offline}\n".encode())
+    for name, content in plain.items():
+        write_private(home / name, secrets.seal(content, [recipient, offline]))
 
 
 def _summary(cluster_id: str, addresses: Mapping[str, tuple[Address, Address]]) -> dict[str, Any]:

@@ -1,46 +1,122 @@
-"""``swoosh keys``: make a key pair. The private half never leaves the file; an admin adds the public half."""
+"""``swoosh keys``: keys that sign, and the identities that open what is secret. A private half never leaves its file.
+
+A node's secrets lie beside its ``swoosh.toml``, sealed for the recipients in ``recipients.txt``: first its own, then
+the one kept offline. Rotating writes every file in two steps, so that whenever it is broken off, the identity that is
+in place opens everything.
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import click
 
+from cluster import config, secrets
 from cluster.cli.shared import fail, print_json, print_table, say
+from cluster.config import Misconfigured
+from cluster.secrets import SUFFIX, SecretError, Secrets
+from cluster.storage.kv import sync_directory, sync_file
 from swoosh.client import Key
+
+RECIPIENTS = "recipients.txt"
+
+_output = click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
+_home = click.argument("home", type=click.Path(exists=True, file_okay=False, path_type=Path))
 
 
 @click.group()
 def keys() -> None:
-    """Make and show Ed25519 keys."""
+    """Make and show keys, and keep secrets sealed."""
 
 
 @keys.command()
 @click.argument("path", type=click.Path(dir_okay=False, path_type=Path))
-@click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
-def new(path: Path, output: str) -> None:
+@click.option(
+    "--age", "is_age", is_flag=True, help="An AGE identity, which opens secrets, in place of a key that signs."
+)
+@_output
+def new(path: Path, is_age: bool, output: str) -> None:
     """Make a key and write it to PATH, readable by you alone. Never overwrites."""
     key = Key.generate()
+    identity, recipient = secrets.new_identity()
     try:
-        write_private(path, key.pem())
+        write_private(path, identity if is_age else key.pem())
     except FileExistsError:
         fail(f"{path} exists; a key is never overwritten")
     except OSError as error:
         fail(str(error))
-    _show(path, key, output)
+    if is_age:
+        _print(output, path=str(path), recipient=recipient)
+        return
+    _print(output, path=str(path), principal=key.principal)
     say("An admin lets it sign with: swoosh identity add NAME PRINCIPAL --role ROLE --key admin.pem")
 
 
 @keys.command()
 @click.argument("path", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@_output
 def show(path: Path, output: str) -> None:
     """Print the principal of the key in PATH."""
     try:
-        _show(path, Key.load(path), output)
+        _print(output, path=str(path), principal=Key.load(path).principal)
     except ValueError as error:
         fail(str(error))
+
+
+@keys.command()
+@_home
+@_output
+def recipients(home: Path, output: str) -> None:
+    """Who can open the secrets of the node in HOME, and whether its identity opens each of them."""
+    try:
+        own = _secrets(home).recipient()
+        listed = secrets.recipients_in(home / RECIPIENTS)
+        for path in sealed(home):
+            _secrets(home).open(path)
+    except (SecretError, Misconfigured) as error:
+        fail(str(error))
+    if output == "json":
+        print_json({"recipients": listed, "own": own, "secrets": [path.name for path in sealed(home)]})
+    else:
+        print_table(("RECIPIENT", ""), [(each, "this node" if each == own else "offline") for each in listed])
+    if own not in listed:
+        fail(f"{home / RECIPIENTS} does not name this node's identity, {own}; swoosh keys rotate mends it")
+
+
+@keys.command()
+@click.argument("path", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--to", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A file of recipients.")
+def seal(path: Path, to: Path | None) -> None:
+    """Seal PATH into PATH.age for the recipients beside it. The plain file is for you to delete."""
+    target = path.with_name(path.name + SUFFIX)
+    try:
+        write_private(target, secrets.seal(path.read_bytes(), secrets.recipients_in(to or path.parent / RECIPIENTS)))
+    except FileExistsError:
+        fail(f"{target} exists; remove it first if it is to be replaced")
+    except (OSError, SecretError) as error:
+        fail(str(error))
+    say(f"Sealed into {target}. Name that file in swoosh.toml, and delete {path}.")
+
+
+@keys.command()
+@_home
+def rotate(home: Path) -> None:
+    """Give the node in HOME a new identity, and seal its secrets for that and the other recipients anew."""
+    try:
+        held = _secrets(home)
+        own, (_, *others) = held.recipient(), secrets.recipients_in(home / RECIPIENTS)
+        identity, recipient = secrets.new_identity()
+        plain = {path: held.open(path) for path in sealed(home)}
+        _seal_all(plain, [own, recipient, *others])
+        _replace(held.path, identity)
+        _seal_all(plain, [recipient, *others])
+        lines = ["# this node", recipient, "# offline", *others]
+        _replace(home / RECIPIENTS, "\n".join([*lines, ""]).encode())
+    except (OSError, SecretError, Misconfigured) as error:
+        fail(str(error))
+    say(f"{len(plain)} secrets of {home.name} are sealed for {recipient}. A running node has read them already.")
 
 
 def write_private(path: Path, data: bytes) -> None:
@@ -55,8 +131,32 @@ def write_private(path: Path, data: bytes) -> None:
         file.write(data)
 
 
-def _show(path: Path, key: Key, output: str) -> None:
+def sealed(home: Path) -> list[Path]:
+    """Every sealed file of a node."""
+    return sorted(home.glob(f"*{SUFFIX}"))
+
+
+def _secrets(home: Path) -> Secrets:
+    return config.load(home / "swoosh.toml").secrets
+
+
+def _seal_all(plain: dict[Path, bytes], recipients: Iterable[str]) -> None:
+    for path, content in plain.items():
+        _replace(path, secrets.seal(content, list(recipients)))
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """Another content in one step, durable when this returns."""
+    new = path.with_name(path.name + ".new")
+    new.unlink(missing_ok=True)
+    write_private(new, data)
+    sync_file(new)
+    new.replace(path)
+    sync_directory(path.parent)
+
+
+def _print(output: str, **fields: str) -> None:
     if output == "json":
-        print_json({"path": str(path), "principal": key.principal})
+        print_json(fields)
     else:
-        print_table(("PATH", "PRINCIPAL"), [(path, key.principal)])
+        print_table(tuple(name.upper() for name in fields), [tuple(fields.values())])

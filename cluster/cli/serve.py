@@ -19,7 +19,6 @@ from pathlib import Path
 import click
 import structlog
 from aiohttp import web
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from cluster import config, faults, outside, stores, tls
 from cluster.cli.shared import say
@@ -28,13 +27,13 @@ from cluster.config import Config, Misconfigured
 from cluster.egress import PeerHttp
 from cluster.entropy import Entropy, SystemEntropy
 from cluster.faults import ExitCode
+from cluster.hardening import no_core_dumps
 from cluster.http.app import public_app
 from cluster.http.forward import Forwarder, peer_app
 from cluster.http.listener import Listener
 from cluster.http.request import Limits
 from cluster.http.snapshots import PeerDonors
 from cluster.node import Node, identity_of, members_of
-from cluster.nodekey import NodeKey
 from cluster.peerport import PeerPort
 from cluster.raft.install import Installer, finish
 from cluster.raft.journal import RUNBOOK, Journal
@@ -49,7 +48,7 @@ from cluster.storage.syncer import ThreadSyncer
 from cluster.storage.witness import FileWitness
 from cluster.telemetry import logs
 from cluster.telemetry.metrics import Metrics
-from cluster.tls import PeerName
+from cluster.tls import Credentials, PeerName
 from cluster.verify import examine_in_background, replay_in_background
 from swoosh.chart import Chart
 from swoosh.errors import ChartError, Corrupt
@@ -87,6 +86,7 @@ def serve(path: Path, rejoin: bool, yes: bool) -> None:
         _log.warning("configuration", notice=notice)
     if genesis.insecure:
         _log.warning("INSECURE: this cluster accepts unsigned proposals; never for production")
+    no_core_dumps()
     if rejoin:
         replace_store(settings, genesis, chart, confirmed=yes)
     with asyncio.Runner(loop_factory=_fastest_loop()) as runner:
@@ -94,6 +94,8 @@ def serve(path: Path, rejoin: bool, yes: bool) -> None:
             runner.run(run(settings, genesis, chart, clock, SystemEntropy()))
         except Corrupt as error:
             faults.fatal(ExitCode.DAMAGED, str(error))
+        except Misconfigured as error:
+            faults.fatal(ExitCode.MISCONFIGURED, str(error))
 
 
 def replace_store(settings: Config, genesis: Genesis, chart: Chart, *, confirmed: bool) -> None:
@@ -124,6 +126,7 @@ def _fastest_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 async def run(settings: Config, genesis: Genesis, chart: Chart, clock: Clock, entropy: Entropy) -> None:
     """Build the node, serve until told to stop, and take it down in the reverse order."""
+    credentials, key = settings.credentials(), settings.node_key()
     async with AsyncExitStack() as stack:
         place = DirectoryPlace(settings.data_dir, examine_in_background)
         kv, witness = _open_store(settings, place)
@@ -132,7 +135,7 @@ async def run(settings: Config, genesis: Genesis, chart: Chart, clock: Clock, en
         syncer = ThreadSyncer()
         stack.callback(syncer.close)
         journal = Journal.open(kv, witness, cluster_id=settings.cluster_id, node=settings.node_id, syncer=syncer)
-        peers = PeerHttp(settings.credentials, settings.cluster_id, settings.members)
+        peers = PeerHttp(credentials, settings.cluster_id, settings.members)
         stack.push_async_callback(peers.close)
         forwarder = Forwarder(peers, clock)
         stack.callback(forwarder.stop)
@@ -140,7 +143,7 @@ async def run(settings: Config, genesis: Genesis, chart: Chart, clock: Clock, en
         if kv.get(Family.META, layout.DIVERGED) is not None:
             _log.warning("this node's state contradicts the majority's; a peer's snapshot takes its place")
             await installer.recover(journal.first_index)
-        transport = _transport(settings, clock, entropy)
+        transport = _transport(settings, credentials, clock, entropy)
         store = Store(kv)
         _check_members(settings, store)
         shelf = DirectoryShelf(settings.snapshots_path)
@@ -161,7 +164,7 @@ async def run(settings: Config, genesis: Genesis, chart: Chart, clock: Clock, en
             journal=journal,
             transport=transport,
             forwarder=forwarder,
-            key=_node_key(settings),
+            key=key,
             clock=clock,
             entropy=entropy,
             free_bytes=partial(free_bytes, settings.data_dir),
@@ -171,7 +174,7 @@ async def run(settings: Config, genesis: Genesis, chart: Chart, clock: Clock, en
         listener = await stack.enter_async_context(_public_port(settings, node, clock))
         await node.start()
         stack.push_async_callback(node.stop)
-        await stack.enter_async_context(_peer_port(settings, genesis, node, transport))
+        await stack.enter_async_context(_peer_port(settings, credentials, genesis, node, transport))
         _log.info("serving", http=config.spell(settings.http), peer=config.spell(settings.peer))
         await _told_to_stop()
         _log.info("stopping")
@@ -197,11 +200,11 @@ def _open_store(settings: Config, place: DirectoryPlace) -> tuple[RocksKeyValue,
         faults.fatal(ExitCode.DAMAGED, "the witness beside the store is gone", path=str(settings.witness_path))
 
 
-def _transport(settings: Config, clock: Clock, entropy: Entropy) -> PeerTransport:
+def _transport(settings: Config, credentials: Credentials, clock: Clock, entropy: Entropy) -> PeerTransport:
     return PeerTransport(
         me=PeerName(settings.node_id, settings.cluster_id),
         peers={peer: address for peer, address in settings.members.items() if peer != settings.node_id},
-        context=tls.client_context(settings.credentials, tls.RAFT_PROTOCOL),
+        context=tls.client_context(credentials, tls.RAFT_PROTOCOL),
         clock=clock,
         entropy=entropy,
     )
@@ -220,13 +223,6 @@ def _check_members(settings: Config, store: Store) -> None:
         faults.fatal(ExitCode.MISCONFIGURED, reason, store=held, configured=sorted(settings.members), next=RUNBOOK)
 
 
-def _node_key(settings: Config) -> NodeKey:
-    try:
-        return NodeKey.of(load_pem_private_key(settings.key_path.read_bytes(), password=None))
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        faults.fatal(ExitCode.MISCONFIGURED, f"key: {error}", path=str(settings.key_path))
-
-
 @asynccontextmanager
 async def _public_port(settings: Config, node: Node, clock: Clock) -> AsyncIterator[Listener]:
     """What callers reach; open before the node is ready, so that it can say that it is cold."""
@@ -240,13 +236,15 @@ async def _public_port(settings: Config, node: Node, clock: Clock) -> AsyncItera
 
 
 @asynccontextmanager
-async def _peer_port(settings: Config, genesis: Genesis, node: Node, transport: PeerTransport) -> AsyncIterator[None]:
+async def _peer_port(
+    settings: Config, credentials: Credentials, genesis: Genesis, node: Node, transport: PeerTransport
+) -> AsyncIterator[None]:
     """What members reach: the consensus stream and forwarded requests, on one port."""
     runner = web.AppRunner(peer_app(node), access_log=None, handle_signals=False)
     await runner.setup()
     assert runner.server is not None
     port = PeerPort(
-        context=tls.server_context(settings.credentials),
+        context=tls.server_context(credentials),
         cluster_id=settings.cluster_id,
         members=genesis.nodes,
         protocols={tls.RAFT_PROTOCOL: transport.accept, tls.HTTP_PROTOCOL: runner.server},

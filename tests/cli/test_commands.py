@@ -69,8 +69,8 @@ def test_a_cluster_says_who_is_in_it_and_where(made: Path) -> None:
 
 
 def test_every_private_file_is_private(made: Path) -> None:
-    private = [*made.rglob("*.pem"), *made.rglob("*.key")]
-    assert len(private) == 11 + 3 + 3 + 1
+    private = [*made.rglob("*.pem"), *made.rglob("*.key"), *made.rglob("*.age")]
+    assert len(private) == 11 + 2 + 3 + 3 * 2, "people's, authority and offline, an identity a node, two sealed a node"
     assert {stat.S_IMODE(path.stat().st_mode) for path in private} == {0o600}
 
 
@@ -79,7 +79,11 @@ def test_each_key_is_registered_with_its_roles(made: Path) -> None:
     roles = {each.principal: each.roles for each in found.identities}
     assert roles[Key.load(made / "keys" / "proposer.pem").principal] == ("proposer:*",)
     assert roles[Key.load(made / "keys" / "policy.pem").principal] == ("policy",)
-    assert roles[Key.load(made / "node-2" / "node.pem").principal] == ("node", "provider:*", "elector")
+    assert roles[config.load(made / "node-2" / "swoosh.toml", {}).node_key().principal] == (
+        "node",
+        "provider:*",
+        "elector",
+    )
     assert len(roles) == 14
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster import config, faults
+from cluster import config, faults, secrets
+from cluster.cli.keys import write_private
 from cluster.clock import ShiftedClock, SystemClock
 from cluster.config import Misconfigured
 
@@ -105,11 +106,21 @@ def test_a_mistake_is_named(file: Path, line: str, complaint: str) -> None:
         config.load(file, {})
 
 
-def test_tokens_are_read_from_their_own_file(file: Path) -> None:
-    (file.parent / "tokens").write_text("one\n\n two \n")
-    assert config.load(file, {"SWOOSH_HTTP_READ_TOKENS": "tokens"}).read_tokens == ("one", "two")
-    with pytest.raises(Misconfigured, match="read_tokens"):
+def test_tokens_are_read_from_a_sealed_file_of_their_own_and_never_shown(file: Path) -> None:
+    identity, recipient = secrets.new_identity()
+    write_private(file.parent / "age.key", identity)
+    (file.parent / "tokens.age").write_bytes(secrets.seal(b"one\n\n two \n", [recipient]))
+    found = config.load(file, {"SWOOSH_HTTP_READ_TOKENS": "tokens.age"})
+    assert found.read_tokens == ("one", "two")
+    assert "one" not in repr(found.read_tokens) and "'two'" not in repr(found)
+    with pytest.raises(Misconfigured, match=r"http\.read_tokens: .*absent"):
         config.load(file, {"SWOOSH_HTTP_READ_TOKENS": "absent"})
+
+
+def test_a_secret_that_lies_open_is_refused_with_the_command_that_seals_it(file: Path) -> None:
+    (file.parent / "tokens").write_text("one")
+    with pytest.raises(Misconfigured, match=r"is not encrypted.*swoosh keys seal"):
+        config.load(file, {"SWOOSH_HTTP_READ_TOKENS": "tokens"})
 
 
 def test_a_failpoint_is_armed_by_name_and_visit() -> None:

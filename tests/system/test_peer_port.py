@@ -13,7 +13,7 @@ import pytest
 
 from chaos.live import LiveCluster
 from chaos.recording import exported
-from cluster import pki, tls
+from cluster import config, pki, tls
 from cluster.pki import KeyPair
 from cluster.raft import wire
 from cluster.raft.wire import Hello
@@ -39,7 +39,7 @@ class Door:
         document = json.loads((cluster.directory / "cluster.json").read_text())
         self.port = int(next(node["peer"] for node in document["nodes"] if node["id"] == TARGET).rpartition(":")[2])
         self.cluster_id, self.genesis = cluster.cluster_id, cluster.directory / "genesis.json"
-        self.member = Credentials.in_directory(cluster.directory / BY_A_NODE_OF_THE_CLUSTER)
+        self.member = config.load(cluster.directory / BY_A_NODE_OF_THE_CLUSTER / "swoosh.toml", {}).credentials()
         self.authority = KeyPair(
             (cluster.directory / "ca.crt").read_bytes(), (cluster.directory / "ca.key").read_bytes()
         )
