@@ -7,7 +7,7 @@ from typing import Any
 
 from cluster.config import Config
 from cluster.raft.replica import Timing
-from cluster.secrets import Secrets
+from cluster.vault import Vault
 
 NOWHERE = Path("/nowhere")
 
@@ -24,7 +24,7 @@ def node_config(name: str, cluster_id: str, **what: Any) -> Config:
         license_path=NOWHERE,
         key_path=NOWHERE,
         certificates=NOWHERE,
-        secrets=Secrets(NOWHERE),
+        vault=Vault(NOWHERE),
         data_dir=NOWHERE,
         snapshots_path=NOWHERE,
         timing=Timing(),

@@ -28,9 +28,9 @@ from cluster.nodekey import NodeKey
 from cluster.raft.install import BYTES_PER_SECOND
 from cluster.raft.replica import Timing
 from cluster.raft.retention import KEEP, Keep
-from cluster.secrets import Secret, SecretError, Secrets
 from cluster.storage.incoming import current_store
 from cluster.tls import Credentials
+from cluster.vault import Secret, SecretError, Vault
 from swoosh import genesis as genesis_document
 from swoosh.chart import Chart, load_chart
 from swoosh.errors import Malformed
@@ -146,7 +146,7 @@ class Config:
         peer: where members are served, over mutual TLS.
         members: the peer address of every member, this one included.
         license_path: the license fact the built-in provider reads; it need not exist.
-        secrets: what opens everything that is secret.
+        vault: what opens everything that is secret.
         key_path: the node's Ed25519 key (PKCS #8 PEM, sealed).
         certificates: the directory of the authority's and this node's certificate, and of the sealed key to it.
         data_dir: holds the store, its witness and, unless said otherwise, the snapshots.
@@ -175,7 +175,7 @@ class Config:
     data_dir: Path
     snapshots_path: Path
     certificates: Path
-    secrets: Secrets
+    vault: Vault
     timing: Timing
     projects_per_signer: int = 1_000
     forward_wait: float = 2.0
@@ -206,7 +206,7 @@ class Config:
             Misconfigured: the key to the certificate cannot be opened.
         """
         try:
-            return Credentials.in_directory(self.certificates, self.secrets.open(self.certificates / TLS_KEY))
+            return Credentials.in_directory(self.certificates, self.vault.open(self.certificates / TLS_KEY))
         except SecretError as error:
             raise Misconfigured(f"peer.certificates: {error}") from None
 
@@ -217,7 +217,7 @@ class Config:
             Misconfigured: it cannot be opened, or is no Ed25519 key.
         """
         try:
-            private = load_pem_private_key(self.secrets.open(self.key_path), password=None)
+            private = load_pem_private_key(self.vault.open(self.key_path), password=None)
         except SecretError as error:
             raise Misconfigured(f"key: {error}") from None
         except (ValueError, TypeError) as error:
@@ -392,7 +392,7 @@ def _resolve(file: _File, folder: Path, notices: tuple[str, ...]) -> Config:
     wrong = list(_contradictions(file))
     if wrong:
         raise Misconfigured("\n".join(wrong))
-    data, secrets = folder / file.data, Secrets(folder / file.identity)
+    data, vault = folder / file.data, Vault(folder / file.identity)
     return Config(
         node_id=file.node,
         cluster_id=file.cluster_id,
@@ -405,7 +405,7 @@ def _resolve(file: _File, folder: Path, notices: tuple[str, ...]) -> Config:
         data_dir=data,
         snapshots_path=folder / file.snapshots if file.snapshots else data / "snapshots",
         certificates=folder / file.peer.certificates,
-        secrets=secrets,
+        vault=vault,
         timing=Timing(
             heartbeat=file.raft.heartbeat_ms / 1000,
             election_min=file.raft.election_min_ms / 1000,
@@ -420,7 +420,7 @@ def _resolve(file: _File, folder: Path, notices: tuple[str, ...]) -> Config:
         rate_per_ip=file.http.rate_per_ip,
         keep=Keep(entries=file.log.keep_entries, size=file.log.keep_mib << 20),
         install_rate=file.install.mib_per_second << 20,
-        read_tokens=tuple(map(Secret, _secret(secrets, folder, "http.read_tokens", file.http.read_tokens).split())),
+        read_tokens=tuple(map(Secret, _secret(vault, folder, "http.read_tokens", file.http.read_tokens).split())),
         disk_free_min=file.disk.free_min_mib << 20,
         outbound=Outbound(
             proxy=file.outbound.proxy,
@@ -454,11 +454,11 @@ def _contradictions(file: _File) -> Iterator[str]:
         yield "projects_per_signer is not negative; 0 refuses nobody"
 
 
-def _secret(secrets: Secrets, folder: Path, key: str, name: str) -> Secret:
+def _secret(vault: Vault, folder: Path, key: str, name: str) -> Secret:
     """What the sealed file that ``key`` names holds, or nothing where none is named: a secret never stands in the
     configuration itself."""
     try:
-        return secrets.text(folder / name) if name else Secret()
+        return vault.text(folder / name) if name else Secret()
     except SecretError as error:
         raise Misconfigured(f"{key}: {error}") from None
 

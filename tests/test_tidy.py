@@ -204,8 +204,8 @@ PLACES = (
     Place(
         thing="AGE",
         names="pyrage",
-        homes=("cluster/secrets.py",),
-        advice="take a Secrets",
+        homes=("cluster/vault.py",),
+        advice="take a Vault",
     ),
     Place(
         thing="outbound HTTP",

@@ -28,7 +28,7 @@ from typing import Any
 import click
 import msgspec
 
-from cluster import config, pki, secrets, stores
+from cluster import config, pki, stores, vault
 from cluster.cli.keys import write_private
 from cluster.cli.shared import fail, print_json, print_table, run, say
 from cluster.clock import Clock, SystemClock
@@ -254,7 +254,7 @@ def _write_nodes(
     authority = pki.make_authority(cluster_id, **life)
     pki.write_authority(directory, authority)
     members = {node: peer for node, (_, peer) in addresses.items()}
-    identity, offline = secrets.new_identity()
+    identity, offline = vault.new_identity()
     write_private(directory / "offline.key", identity)
     for node, (http, peer) in addresses.items():
         home = directory / node
@@ -269,11 +269,11 @@ def _write_nodes(
 
 def _write_secrets(home: Path, offline: str, plain: Mapping[str, bytes]) -> None:
     """An identity for the node, and everything secret sealed for it and for the one kept offline."""
-    identity, recipient = secrets.new_identity()
+    identity, recipient = vault.new_identity()
     write_private(home / "age.key", identity)
     _write(home / "recipients.txt", f"# this node\n{recipient}\n# offline\n{offline}\n".encode())
     for name, content in plain.items():
-        write_private(home / name, secrets.seal(content, [recipient, offline]))
+        write_private(home / name, vault.seal(content, [recipient, offline]))
 
 
 def _summary(cluster_id: str, addresses: Mapping[str, tuple[Address, Address]]) -> dict[str, Any]:

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import click
 
-from cluster import config, secrets
+from cluster import config, vault
 from cluster.cli.shared import fail, print_json, print_table, say
 from cluster.config import Misconfigured
-from cluster.secrets import SUFFIX, SecretError, Secrets
 from cluster.storage.kv import sync_directory, sync_file
+from cluster.vault import SUFFIX, SecretError, Vault
 from swoosh.client import Key
 
 RECIPIENTS = "recipients.txt"
@@ -40,7 +40,7 @@ def keys() -> None:
 def new(path: Path, is_age: bool, output: str) -> None:
     """Make a key and write it to PATH, readable by you alone. Never overwrites."""
     key = Key.generate()
-    identity, recipient = secrets.new_identity()
+    identity, recipient = vault.new_identity()
     try:
         write_private(path, identity if is_age else key.pem())
     except FileExistsError:
@@ -71,10 +71,10 @@ def show(path: Path, output: str) -> None:
 def recipients(home: Path, output: str) -> None:
     """Who can open the secrets of the node in HOME, and whether its identity opens each of them."""
     try:
-        own = _secrets(home).recipient()
-        listed = secrets.recipients_in(home / RECIPIENTS)
+        own = _vault(home).recipient()
+        listed = vault.recipients_in(home / RECIPIENTS)
         for path in sealed(home):
-            _secrets(home).open(path)
+            _vault(home).open(path)
     except (SecretError, Misconfigured) as error:
         fail(str(error))
     if output == "json":
@@ -92,7 +92,7 @@ def seal(path: Path, to: Path | None) -> None:
     """Seal PATH into PATH.age for the recipients beside it. The plain file is for you to delete."""
     target = path.with_name(path.name + SUFFIX)
     try:
-        write_private(target, secrets.seal(path.read_bytes(), secrets.recipients_in(to or path.parent / RECIPIENTS)))
+        write_private(target, vault.seal(path.read_bytes(), vault.recipients_in(to or path.parent / RECIPIENTS)))
     except FileExistsError:
         fail(f"{target} exists; remove it first if it is to be replaced")
     except (OSError, SecretError) as error:
@@ -105,9 +105,9 @@ def seal(path: Path, to: Path | None) -> None:
 def rotate(home: Path) -> None:
     """Give the node in HOME a new identity, and seal its secrets for that and the other recipients anew."""
     try:
-        held = _secrets(home)
-        own, (_, *others) = held.recipient(), secrets.recipients_in(home / RECIPIENTS)
-        identity, recipient = secrets.new_identity()
+        held = _vault(home)
+        own, (_, *others) = held.recipient(), vault.recipients_in(home / RECIPIENTS)
+        identity, recipient = vault.new_identity()
         plain = {path: held.open(path) for path in sealed(home)}
         _seal_all(plain, [own, recipient, *others])
         _replace(held.path, identity)
@@ -136,13 +136,13 @@ def sealed(home: Path) -> list[Path]:
     return sorted(home.glob(f"*{SUFFIX}"))
 
 
-def _secrets(home: Path) -> Secrets:
-    return config.load(home / "swoosh.toml").secrets
+def _vault(home: Path) -> Vault:
+    return config.load(home / "swoosh.toml").vault
 
 
 def _seal_all(plain: dict[Path, bytes], recipients: Iterable[str]) -> None:
     for path, content in plain.items():
-        _replace(path, secrets.seal(content, list(recipients)))
+        _replace(path, vault.seal(content, list(recipients)))
 
 
 def _replace(path: Path, data: bytes) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster import config, faults, secrets
+from cluster import config, faults, vault
 from cluster.cli.keys import write_private
 from cluster.clock import ShiftedClock, SystemClock
 from cluster.config import Misconfigured
@@ -107,9 +107,9 @@ def test_a_mistake_is_named(file: Path, line: str, complaint: str) -> None:
 
 
 def test_tokens_are_read_from_a_sealed_file_of_their_own_and_never_shown(file: Path) -> None:
-    identity, recipient = secrets.new_identity()
+    identity, recipient = vault.new_identity()
     write_private(file.parent / "age.key", identity)
-    (file.parent / "tokens.age").write_bytes(secrets.seal(b"one\n\n two \n", [recipient]))
+    (file.parent / "tokens.age").write_bytes(vault.seal(b"one\n\n two \n", [recipient]))
     found = config.load(file, {"SWOOSH_HTTP_READ_TOKENS": "tokens.age"})
     assert found.read_tokens == ("one", "two")
     assert "one" not in repr(found.read_tokens) and "'two'" not in repr(found)

@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 
 from chaos.live import LiveCluster
-from cluster import config, secrets
+from cluster import config, vault
 from swoosh.client import Accepted
 from tests.system.conftest import Found
 
@@ -34,7 +34,7 @@ async def guarded(found: Found, careless: None) -> LiveCluster:
     """A node that asks readers for a token."""
     cluster = found("--windows", "always_open", nodes=1)
     home = cluster.directory / NODE
-    (home / "tokens.age").write_bytes(secrets.seal(CANARY.encode(), secrets.recipients_in(home / "recipients.txt")))
+    (home / "tokens.age").write_bytes(vault.seal(CANARY.encode(), vault.recipients_in(home / "recipients.txt")))
     text = (home / "swoosh.toml").read_text()
     (home / "swoosh.toml").write_text(text.replace("[http]\n", '[http]\nread_tokens = "tokens.age"\n'))
     cluster.start()
@@ -55,7 +55,7 @@ def needles(cluster: LiveCluster) -> dict[str, bytes]:
         "token": CANARY.encode(),
         "identity": identity,
         "key of the certificate": middle(settings.credentials().key),
-        "signing key": middle(settings.secrets.open(settings.key_path)),
+        "signing key": middle(settings.vault.open(settings.key_path)),
     }
 
 

@@ -1,4 +1,4 @@
-"""Secrets at rest (Brief §9): only as AGE-encrypted files, opened when the node starts and never written out again.
+"""Vault at rest (Brief §9): only as AGE-encrypted files, opened when the node starts and never written out again.
 
 A node has one identity, the private half of an X25519 key in the form of `age-keygen`, in a file that its user alone
 may read, or behind a descriptor (`/dev/fd/3`) that a supervisor opens for it: of a file, for a node may start itself
@@ -37,7 +37,7 @@ class Secret(str):
         return "[HIDDEN]"
 
 
-class Secrets:
+class Vault:
     """What one identity can open."""
 
     def __init__(self, identity: Path) -> None:
