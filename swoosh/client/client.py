@@ -124,6 +124,11 @@ class Client:
         """Release the connections."""
         await self._transport.close()
 
+    @property
+    def principal(self) -> str:
+        """Who signs."""
+        return self._signer().principal
+
     # --- proposals ----------------------------------------------------------------------------------------------------
 
     async def propose(
@@ -218,6 +223,25 @@ class Client:
             # If an attempt in doubt was taken after all, its repeat is not newer than what is held: observe anew.
             if isinstance(answer, FactAccepted) or answer.code != Code.FACT_REFUSED or not delivery.doubt:
                 return answer
+
+    async def announce(
+        self, name: str, *, capabilities: Sequence[str] = (), endpoint: str = "", valid_ms: int = 60_000
+    ) -> None:
+        """Say "here I am" as an agent, for as long as this runs: the signer's own ``agent`` fact, made anew at a third
+        of its life, so that one answer may go missing. The signer holds the role ``provider:agent``.
+
+        Raises:
+            Rejected: the signer may not say so.
+        """
+        body = {"name": name, "capabilities": list(capabilities), "endpoint": endpoint}
+        while True:
+            try:
+                answer = await self.fact("agent", self.principal, body, valid_ms=valid_ms)
+            except answers.Unavailable:
+                answer = None
+            if isinstance(answer, Refused) and not answer.retryable and answer.code != Code.FACT_REFUSED:
+                raise answers.Rejected(answer.code, answer.reasons)
+            await self._clock.sleep(valid_ms / 3_000)
 
     # --- orders to one node -------------------------------------------------------------------------------------------
 

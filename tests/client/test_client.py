@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
+from itertools import pairwise
 
 import pytest
 
@@ -242,6 +244,31 @@ async def test_a_fact_in_doubt_is_observed_anew() -> None:
     first, repeat, anew = (asked.document for asked in script.posts)
     assert first == repeat
     assert (anew["observed_at"], anew["seq"]) > (first["observed_at"], first["seq"])
+
+
+async def test_an_agent_announces_itself_again_before_its_fact_goes_stale() -> None:
+    """One answer may go missing between two that arrive in time."""
+    clock, script = LeapClock(), Script([Lost("gone"), reply(200, kind="agent", subject="s", digest="d", index=1)])
+    cluster = client(script, clock=clock)
+
+    async def end(seconds: float) -> None:
+        if len(script.posts) == 5:
+            raise asyncio.CancelledError
+        await slept(seconds)
+
+    slept, clock.sleep = clock.sleep, end  # type: ignore[method-assign]
+    with pytest.raises(asyncio.CancelledError):
+        await cluster.announce("lead-1", capabilities=["build"], valid_ms=60_000)
+    said = [asked.document for asked in script.posts]
+    assert {(fact["kind"], fact["subject"]) for fact in said} == {("agent", KEY.principal)}
+    assert all(fact["body"] == {"name": "lead-1", "capabilities": ["build"], "endpoint": ""} for fact in said)
+    told = said[1:]
+    assert all(later["observed_at"] < fact["expires_at"] - 20_000 for fact, later in pairwise(told))
+
+
+async def test_an_agent_that_may_not_announce_itself_is_told_so() -> None:
+    with pytest.raises(Rejected, match="NOT_AUTHORISED"):
+        await client(Script([refused("NOT_AUTHORISED", 403)])).announce("lead-1")
 
 
 # --- reads ------------------------------------------------------------------------------------------------------------
