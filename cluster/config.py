@@ -17,11 +17,14 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 import msgspec
 
 from cluster import faults
 from cluster.clock import Clock, ShiftedClock, SystemClock
+from cluster.egress import address_of
+from cluster.providers import kaching_wire
 from cluster.raft.install import BYTES_PER_SECOND
 from cluster.raft.replica import Timing
 from cluster.raft.retention import KEEP, Keep
@@ -31,6 +34,7 @@ from swoosh import genesis as genesis_document
 from swoosh.chart import Chart, load_chart
 from swoosh.errors import Malformed
 from swoosh.genesis import Genesis
+from swoosh.hashing import is_hex
 
 PREFIX = "SWOOSH_"
 _FAILPOINT = PREFIX + "FAILPOINT"
@@ -92,6 +96,20 @@ class _Outbound(_Section, frozen=True):
     allow: tuple[str, ...] = ()
 
 
+class _Kaching(_Section, frozen=True):
+    url: str = ""
+    license_id: str = ""
+    secret: str = ""
+    public_key: str = ""
+    path: str = "/v1/licenses/{license_id}/token"
+    secret_header: str = "Authorization"
+    secret_prefix: str = "Bearer "
+    reply_token: str = "token"
+    request: kaching_wire.Asked = kaching_wire.Asked()
+    claims: kaching_wire.Claims = kaching_wire.Claims()
+    statuses: dict[str, str] = {}
+
+
 class _File(_Section, frozen=True, kw_only=True):
     """The TOML file. Every member can be set by a variable: ``http.listen`` is SWOOSH_HTTP_LISTEN."""
 
@@ -112,6 +130,7 @@ class _File(_Section, frozen=True, kw_only=True):
     install: _Install = _Install()
     disk: _Disk = _Disk()
     outbound: _Outbound = _Outbound()
+    kaching: _Kaching = _Kaching()
 
 
 class Outbound(NamedTuple):
@@ -151,6 +170,7 @@ class Config:
         read_tokens: bearer tokens, one of which reads need; empty means that reads are open.
         disk_free_min: bytes of free space below which the node refuses proposals.
         outbound: how outside systems are reached.
+        kaching: the license authority; without one, the license is the file's.
         notices: what the operator should hear at the start.
     """
 
@@ -176,6 +196,7 @@ class Config:
     read_tokens: tuple[str, ...] = ()
     disk_free_min: int = 256 << 20
     outbound: Outbound = NO_PROXY
+    kaching: kaching_wire.Terms | None = None
     notices: tuple[str, ...] = ()
 
     @property
@@ -343,7 +364,7 @@ def _leaves(shape: type[msgspec.Struct], path: str = "") -> Iterator[tuple[str, 
 
 
 def _is_section(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, _Section)
+    return isinstance(kind, type) and issubclass(kind, msgspec.Struct)
 
 
 # --- values -----------------------------------------------------------------------------------------------------------
@@ -387,7 +408,8 @@ def _resolve(file: _File, folder: Path, notices: tuple[str, ...]) -> Config:
             authorities=folder / file.outbound.authorities if file.outbound.authorities else None,
             allow=file.outbound.allow,
         ),
-        notices=notices,
+        kaching=_kaching(file.kaching, folder),
+        notices=(*notices, *_notices(file)),
     )
 
 
@@ -412,6 +434,51 @@ def _contradictions(file: _File) -> Iterator[str]:
         yield "disk: free_min_mib is not negative; 0 fills the disk to the last byte"
     if file.projects_per_signer < 0:
         yield "projects_per_signer is not negative; 0 refuses nobody"
+    for text in file.outbound.allow:
+        if _address_fault(text):
+            yield f"outbound.allow: expected host:port, got {text[:80]!r}"
+    if file.kaching != _Kaching():
+        yield from _kaching_faults(file.kaching)
+
+
+def _kaching_faults(section: _Kaching) -> Iterator[str]:
+    if not section.url.startswith(("http://", "https://")) or _address_fault(address_of(section.url)):
+        yield f"kaching.url: expected http(s)://host[:port], got {section.url[:80]!r}"
+    if not section.path.startswith("/"):
+        yield f"kaching.path: begins with /, got {section.path[:80]!r}"
+    if not section.license_id:
+        yield "kaching.license_id: which license is this cluster's?"
+    if section.secret_header and not section.secret:
+        yield "kaching.secret: name the file that holds the client secret, or set secret_header to nothing"
+    if not is_hex(section.public_key, 64):
+        yield "kaching.public_key: the authority's Ed25519 key, 64 lower-case hex digits"
+    if not (section.claims.status and section.claims.valid_until):
+        yield "kaching.claims: status and valid_until must be named; a token without them says nothing"
+    for word, status in section.statuses.items():
+        if status not in kaching_wire.STATUSES:
+            yield f"kaching.statuses: {word[:80]!r} must mean one of {', '.join(kaching_wire.STATUSES)}"
+
+
+def _kaching(section: _Kaching, folder: Path) -> kaching_wire.Terms | None:
+    if not section.url:
+        return None
+    return kaching_wire.Terms(
+        url=section.url.rstrip("/") + section.path.replace("{license_id}", quote(section.license_id, safe="")),
+        license_id=section.license_id,
+        secret=_secret(folder, "kaching.secret", section.secret),
+        public_key=bytes.fromhex(section.public_key),
+        secret_header=section.secret_header,
+        secret_prefix=section.secret_prefix,
+        reply_token=section.reply_token,
+        asked=section.request,
+        claims=section.claims,
+        statuses=section.statuses,
+    )
+
+
+def _notices(file: _File) -> Iterator[str]:
+    if file.kaching.url.startswith("http:"):
+        yield "kaching.url: the client secret travels in clear; use https in production"
 
 
 def _secret(folder: Path, key: str, name: str) -> str:

@@ -11,15 +11,17 @@ from collections.abc import Iterator
 
 from cluster.clock import Clock
 from cluster.config import Config
-from cluster.egress import Gatekeeper, Outbound, Outside
+from cluster.egress import Gatekeeper, Outbound, Outside, address_of
 from cluster.entropy import Entropy
+from cluster.providers.kaching import Kaching
 from cluster.providers.leading import Provider
 from cluster.providers.license import LicenseFile
 
 
 def gatekeeper(config: Config, clock: Clock) -> Gatekeeper:
     """Whom this node may reach: the addresses of its configuration, and no others."""
-    return Gatekeeper(clock, config.outbound.allow)
+    urls = [config.kaching.url] if config.kaching else []
+    return Gatekeeper(clock, [*config.outbound.allow, *map(address_of, urls)])
 
 
 def outbound(config: Config, keeper: Gatekeeper) -> Outbound:
@@ -30,5 +32,8 @@ def outbound(config: Config, keeper: Gatekeeper) -> Outbound:
 
 
 def providers(config: Config, outside: Outside, entropy: Entropy) -> Iterator[Provider]:
-    """One for each system that is configured."""
-    yield LicenseFile(config.license_path)
+    """One for each system that is configured. The license has one source: its authority, else the file."""
+    if config.kaching is None:
+        yield LicenseFile(config.license_path)
+    else:
+        yield Kaching(config.kaching, config.node_id, outside, entropy)

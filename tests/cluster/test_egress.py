@@ -271,5 +271,5 @@ async def test_what_is_sent_is_what_was_asked_for_without_cookies() -> None:
     async with server.open() as url, way_out(address_of(url)) as (_, outbound, _):
         for _ in range(2):
             reply = await outbound.request(Call("slurp", "POST", f"{url}/a", b"body", {"X-Token": "t"}))
-    assert reply.body == b"body"
+            assert reply.body == b"body"
     assert server.asked[1].headers["X-Token"] == "t" and "Cookie" not in server.asked[1].headers
