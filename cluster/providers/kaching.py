@@ -45,6 +45,7 @@ class Kaching:
 
     async def run(self, leading: Leading) -> None:
         """Until cancelled."""
+        self.trouble = None  # what was wrong when this node led before need not be so now
         retry = RETRY_SECONDS
         pause = self._until_due(leading)
         while True:

@@ -170,6 +170,18 @@ async def test_a_new_leader_goes_on_from_the_board(office: Office) -> None:
     assert len(office.line.calls) == 2
 
 
+async def test_a_node_that_leads_again_does_not_repeat_its_old_complaints(office: Office) -> None:
+    office.authority.change({"outage": "silence"})
+    await office.run(1)
+    assert office.provider.trouble is not None
+    office.authority.change({"outage": "none"})
+    first, office.provider = office.provider, office.another()
+    await office.run(5)
+    office.provider = first
+    await office.run(1)
+    assert first.trouble is None, "the board has a license that another leader fetched"
+
+
 async def test_a_license_of_another_source_is_replaced_at_once(office: Office) -> None:
     body = {"license_id": "development", "status": "active", "valid_until": office.solo.now_ms + 10 * LIFE_MS}
     office.solo.fact("license", office.solo.machine.cluster_id, body)
