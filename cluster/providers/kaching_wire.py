@@ -14,13 +14,14 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Mapping
+from datetime import datetime
 from math import isfinite
 from typing import Any, NamedTuple
 
 import msgspec
 
 from cluster.egress import Call, Reply
-from swoosh import canonical, facts, hlc, limits, signing
+from swoosh import canonical, facts, limits, signing
 from swoosh.errors import Malformed
 from swoosh.hashing import digest_bytes
 
@@ -169,11 +170,11 @@ def _part(text: str) -> dict[str, Any]:
 def _moment(value: Any, name: str) -> int:
     """Milliseconds since 1970."""
     try:
-        if isinstance(value, str):
-            return hlc.parse_time(value, name)
+        if isinstance(value, str) and (moment := datetime.fromisoformat(value)).tzinfo:
+            value = moment.timestamp()
         if isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value):
-            return max(0, min(int(value * 1000), limits.HLC_MS_MAX))
-    except Malformed:
+            return max(0, min(round(value * 1000), limits.HLC_MS_MAX))
+    except (ValueError, OverflowError):
         pass
     raise NoWord(f"the {name} of its token is no time: {str(value)[:80]!r}")
 

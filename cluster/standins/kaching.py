@@ -66,7 +66,7 @@ class Authority:
         self.asked = 0
         """How many questions arrived."""
         self._key, self._license_id, self._secret, self._clock = key, license_id, secret, clock
-        self._other = Ed25519PrivateKey.generate()
+        self._other = Ed25519PrivateKey.from_private_bytes(bytes(32))
 
     @property
     def public_key(self) -> str:

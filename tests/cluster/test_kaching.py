@@ -361,6 +361,7 @@ def read(office: Office, text: str, **how: Any) -> facts.License:
         ({"iat": NOW // 1000 - 301}, "is a clock wrong"),
         ({"iat": None}, "issued_at of its token is no time"),
         ({"exp": "soon"}, "valid_until of its token is no time"),
+        ({"exp": "2027-01-15T08:01:00"}, "valid_until of its token is no time"),
         ({"exp": True}, "valid_until of its token is no time"),
         ({"grace_until": [1]}, "grace_until of its token is no time"),
         ({"status": "fine"}, "a status that means nothing here"),
@@ -425,7 +426,9 @@ def test_a_signed_no_counts_under_any_other_status(office: Office) -> None:
 
 
 def test_times_may_be_text_and_its_words_may_be_translated(office: Office) -> None:
-    said = read(office, token(office, status="REVOKED", exp="2027-01-15T08:01:00.000Z"), statuses={"REVOKED": "denied"})
+    said = read(
+        office, token(office, status="REVOKED", exp="2027-01-15T10:01:00+02:00"), statuses={"REVOKED": "denied"}
+    )
     assert (said.status, said.valid_until) == ("denied", NOW + 60_000)
 
 
