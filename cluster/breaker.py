@@ -13,7 +13,7 @@ PAUSE_SECONDS = 30.0
 
 
 class Breaker:
-    """One breaker, for one peer of one system."""
+    """One breaker, for one address of one system."""
 
     def __init__(self, clock: Clock, *, failures: int = FAILURES, pause: float = PAUSE_SECONDS) -> None:
         """`failures` in a row open it for `pause` seconds."""
@@ -22,13 +22,14 @@ class Breaker:
         self._open_until = float("-inf")
 
     def refusal(self) -> str | None:
-        """Why nothing may be tried now, or None. Where it says None after a pause, the caller's is the one trial."""
+        """Why nothing may be tried now, or None. Asking changes nothing; who goes on to try says `begin`."""
         wait = self._open_until - self._clock.monotonic()
-        if wait > 0:
-            return f"it failed {self._failed} times in a row; the next trial is in {wait:.1f} s"
+        return f"it failed {self._failed} times in a row; the next trial is in {wait:.1f} s" if wait > 0 else None
+
+    def begin(self) -> None:
+        """A call is on its way. After a pause it is the one trial, and the others wait for another pause."""
         if self._failed >= self._failures:
             self._open_until = self._clock.monotonic() + self._pause
-        return None
 
     def succeeded(self) -> None:
         """It answered."""
@@ -37,5 +38,4 @@ class Breaker:
     def failed(self) -> None:
         """It did not."""
         self._failed += 1
-        if self._failed >= self._failures:
-            self._open_until = self._clock.monotonic() + self._pause
+        self.begin()

@@ -12,11 +12,13 @@ from __future__ import annotations
 import os
 import signal
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -24,7 +26,9 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from cluster import faults
 from cluster.clock import Clock, ShiftedClock, SystemClock
+from cluster.egress import address_of
 from cluster.nodekey import NodeKey
+from cluster.providers import kaching_wire
 from cluster.providers.environment import Hook
 from cluster.raft.install import BYTES_PER_SECOND
 from cluster.raft.replica import Timing
@@ -36,6 +40,7 @@ from swoosh import genesis as genesis_document
 from swoosh.chart import Chart, load_chart
 from swoosh.errors import Malformed
 from swoosh.genesis import Genesis
+from swoosh.hashing import is_hex
 
 PREFIX = "SWOOSH_"
 _FAILPOINT = PREFIX + "FAILPOINT"
@@ -50,6 +55,8 @@ TLS_KEY = "node.key.age"
 
 Address = tuple[str, int]
 """Host and port."""
+Opener = Callable[[str, str], Secret]
+"""(key of the setting, name of the file): what the sealed file holds."""
 
 
 class Misconfigured(Exception):
@@ -107,6 +114,20 @@ class _Environment(_Section, frozen=True):
     every_ms: int = 5_000
 
 
+class _Kaching(_Section, frozen=True):
+    url: str = ""
+    license_id: str = ""
+    secret: str = ""
+    public_key: str = ""
+    path: str = "/v1/licenses/{license_id}/token"
+    secret_header: str = "Authorization"
+    secret_prefix: str = "Bearer "
+    reply_token: str = "token"
+    request: kaching_wire.Asked = kaching_wire.Asked()
+    claims: kaching_wire.Claims = kaching_wire.Claims()
+    statuses: dict[str, str] = {}
+
+
 class _File(_Section, frozen=True, kw_only=True):
     """The TOML file. Every member can be set by a variable: ``http.listen`` is SWOOSH_HTTP_LISTEN."""
 
@@ -129,6 +150,7 @@ class _File(_Section, frozen=True, kw_only=True):
     disk: _Disk = _Disk()
     outbound: _Outbound = _Outbound()
     environment: _Environment = _Environment()
+    kaching: _Kaching = _Kaching()
 
 
 class Outbound(NamedTuple):
@@ -171,6 +193,7 @@ class Config:
         disk_free_min: bytes of free space below which the node refuses proposals.
         outbound: how outside systems are reached.
         environment: who provisions and takes back; None where nobody does.
+        kaching: the license authority; without one, the license is the file's.
         notices: what the operator should hear at the start.
     """
 
@@ -198,6 +221,7 @@ class Config:
     disk_free_min: int = 256 << 20
     outbound: Outbound = NO_PROXY
     environment: Hook | None = None
+    kaching: kaching_wire.Terms | None = None
     notices: tuple[str, ...] = ()
 
     @property
@@ -393,7 +417,7 @@ def _leaves(shape: type[msgspec.Struct], path: str = "") -> Iterator[tuple[str, 
 
 
 def _is_section(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, _Section)
+    return isinstance(kind, type) and issubclass(kind, msgspec.Struct)
 
 
 # --- values -----------------------------------------------------------------------------------------------------------
@@ -404,6 +428,7 @@ def _resolve(file: _File, folder: Path, notices: tuple[str, ...]) -> Config:
     if wrong:
         raise Misconfigured("\n".join(wrong))
     data, vault = folder / file.data, Vault(folder / file.identity)
+    secret = partial(_secret, vault, folder)
     return Config(
         node_id=file.node,
         cluster_id=file.cluster_id,
@@ -431,22 +456,23 @@ def _resolve(file: _File, folder: Path, notices: tuple[str, ...]) -> Config:
         rate_per_ip=file.http.rate_per_ip,
         keep=Keep(entries=file.log.keep_entries, size=file.log.keep_mib << 20),
         install_rate=file.install.mib_per_second << 20,
-        read_tokens=tuple(map(Secret, _secret(vault, folder, "http.read_tokens", file.http.read_tokens).split())),
+        read_tokens=tuple(map(Secret, secret("http.read_tokens", file.http.read_tokens).split())),
         disk_free_min=file.disk.free_min_mib << 20,
         outbound=Outbound(
             proxy=file.outbound.proxy,
             authorities=folder / file.outbound.authorities if file.outbound.authorities else None,
             allow=file.outbound.allow,
         ),
-        environment=_hook(file.environment, folder),
-        notices=notices,
+        environment=_hook(file.environment, secret),
+        kaching=_kaching(file.kaching, secret),
+        notices=(*notices, *_notices(file)),
     )
 
 
-def _hook(section: _Environment, folder: Path) -> Hook | None:
+def _hook(section: _Environment, secret: Opener) -> Hook | None:
     if not section.url:
         return None
-    token = _secret(vault, folder, "environment.token", section.token)
+    token = secret("environment.token", section.token)
     return Hook(section.url, token, section.timeout_ms / 1000, section.every_ms / 1000)
 
 
@@ -475,6 +501,51 @@ def _contradictions(file: _File) -> Iterator[str]:
         yield "environment: timeout_ms and every_ms are at least 1"
     if file.projects_per_signer < 0:
         yield "projects_per_signer is not negative; 0 refuses nobody"
+    for text in file.outbound.allow:
+        if _address_fault(text):
+            yield f"outbound.allow: expected host:port, got {text[:80]!r}"
+    if file.kaching != _Kaching():
+        yield from _kaching_faults(file.kaching)
+
+
+def _kaching_faults(section: _Kaching) -> Iterator[str]:
+    if not section.url.startswith(("http://", "https://")) or _address_fault(address_of(section.url)):
+        yield f"kaching.url: expected http(s)://host[:port], got {section.url[:80]!r}"
+    if not section.path.startswith("/"):
+        yield f"kaching.path: begins with /, got {section.path[:80]!r}"
+    if not section.license_id:
+        yield "kaching.license_id: which license is this cluster's?"
+    if section.secret_header and not section.secret:
+        yield "kaching.secret: name the file that holds the client secret, or set secret_header to nothing"
+    if not is_hex(section.public_key, 64):
+        yield "kaching.public_key: the authority's Ed25519 key, 64 lower-case hex digits"
+    if not (section.claims.status and section.claims.valid_until):
+        yield "kaching.claims: status and valid_until must be named; a token without them says nothing"
+    for word, status in section.statuses.items():
+        if status not in kaching_wire.STATUSES:
+            yield f"kaching.statuses: {word[:80]!r} must mean one of {', '.join(kaching_wire.STATUSES)}"
+
+
+def _kaching(section: _Kaching, secret: Opener) -> kaching_wire.Terms | None:
+    if not section.url:
+        return None
+    return kaching_wire.Terms(
+        url=section.url.rstrip("/") + section.path.replace("{license_id}", quote(section.license_id, safe="")),
+        license_id=section.license_id,
+        secret=secret("kaching.secret", section.secret),
+        public_key=bytes.fromhex(section.public_key),
+        secret_header=section.secret_header,
+        secret_prefix=section.secret_prefix,
+        reply_token=section.reply_token,
+        asked=section.request,
+        claims=section.claims,
+        statuses=section.statuses,
+    )
+
+
+def _notices(file: _File) -> Iterator[str]:
+    if file.kaching.url.startswith("http:"):
+        yield "kaching.url: the client secret travels in clear; use https in production"
 
 
 def _secret(vault: Vault, folder: Path, key: str, name: str) -> Secret:

@@ -4,14 +4,17 @@ One place, so that what may leave, where to, and under whose certificate, can be
 over mutual TLS alone; the name a member's certificate must carry is derived from its id, never from its address.
 Outside systems are reached only at the addresses the configuration names, only while the license allows it, and not
 while they keep failing. What speaks another protocol than HTTP asks `Outbound.permit` before it connects, and again
-before it sends.
+before it sends. When grace ends, what is on its way is given up, and no connection is left that would still talk.
 
 This module must never follow a redirect, keep a cookie, or ask the environment for a proxy.
 """
 
 from __future__ import annotations
 
+import math
+import socket
 import ssl
+import struct
 from collections import Counter
 from collections.abc import AsyncIterable, Callable, Collection, Mapping
 from types import MappingProxyType
@@ -29,6 +32,10 @@ CONNECTIONS_PER_PEER = 8
 IDLE_SECONDS = 30.0
 """Shorter than the peers' own patience with idle connections, so that none is reused while it is being closed."""
 REPLY_BYTES_MAX = 32 << 20
+OUTSIDE_REPLY_BYTES_MAX = 4 << 20
+"""Outside systems are not trusted with this node's memory as its peers are."""
+CLOSING_SECONDS = 0.25
+"""So long before the end of grace nothing more is begun, and what is on its way is given up."""
 
 
 class Unreachable(Exception):
@@ -87,7 +94,7 @@ class PeerHttp:
                 server_hostname=str(PeerName(peer, self._cluster_id)),
                 allow_redirects=False,
             ) as reply:
-                return reply.status, await _bounded(reply.content)
+                return reply.status, await _bounded(reply.content, REPLY_BYTES_MAX)
         except (aiohttp.ClientError, OSError) as error:
             raise Unreachable(f"{peer} at {host}:{port}: {type(error).__name__} {error}"[:300]) from None
 
@@ -152,11 +159,13 @@ class Gatekeeper:
     """What decides whether something may leave: the list of addresses, the license, the breakers."""
 
     def __init__(self, clock: Clock, allowed: Collection[str]) -> None:
-        """``allowed`` are ``host:port``, as ``address_of`` spells them."""
-        self._clock, self._allowed = clock, frozenset(allowed)
+        """``allowed`` are ``host:port``."""
+        self._clock, self._allowed = clock, frozenset(address.lower() for address in allowed)
         self._breakers: dict[tuple[str, str], Breaker] = {}
         self.closed: Callable[[str | None], str | None] = lambda project: "the state is not known yet"
         """Why nothing may leave for a project, or for the node (`LicenseGate.closed`)."""
+        self.seconds_left: Callable[[], float] = lambda: math.inf
+        """Until grace is over, as far as is known (`LicenseGate.seconds_left`)."""
         self.counts: Counter[tuple[str, str]] = Counter()
         """Calls by (system, result)."""
 
@@ -168,6 +177,12 @@ class Gatekeeper:
             self.counts[system, "blocked"] += 1
             raise Blocked(f"{system}: {reason}")
 
+    def patience(self, call: Call) -> float:
+        """Seconds a permitted call may take: its own time-out, and no longer than the license allows."""
+        if call.system in _UNLICENSED:
+            return call.timeout
+        return min(call.timeout, max(0.001, self.seconds_left() - CLOSING_SECONDS))
+
     def breaker(self, system: str, url: str) -> Breaker:
         """The breaker of one system at one address."""
         key = (system, address_of(url))
@@ -175,22 +190,38 @@ class Gatekeeper:
             self._breakers[key] = Breaker(self._clock)
         return self._breakers[key]
 
+    def resting(self) -> dict[str, str]:
+        """Why nothing is sent where a breaker is open: {"<system> at <host:port>": reason}."""
+        found = ((f"{system} at {address}", held.refusal()) for (system, address), held in self._breakers.items())
+        return {name: reason for name, reason in found if reason is not None}
+
     def _refusal(self, system: str, url: str, project: str | None) -> str | None:
         if address_of(url) not in self._allowed:
             return f"{address_of(url)} is not an address this node is configured to reach; see outbound.allow"
-        closed = None if system in _UNLICENSED else self.closed(project)
+        closed = None if system in _UNLICENSED else self._closed(project)
         return closed or self.breaker(system, url).refusal()
+
+    def _closed(self, project: str | None) -> str | None:
+        ending = self.seconds_left() <= CLOSING_SECONDS
+        return self.closed(project) or ("the grace of the license ends now" if ending else None)
 
 
 class Outbound:
-    """HTTP to outside systems."""
+    """HTTP to outside systems. A connection serves one request: an idle one would still talk behind a closed gate."""
 
     def __init__(self, keeper: Gatekeeper, *, proxy: str = "", context: ssl.SSLContext | None = None) -> None:
         """Needs a running loop. ``context`` says whom to trust; without one, the machine's authorities."""
         self._keeper, self._proxy = keeper, proxy or None
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(ssl=context or True, limit_per_host=CONNECTIONS_PER_PEER),
+            connector=aiohttp.TCPConnector(
+                ssl=context or True,
+                limit_per_host=CONNECTIONS_PER_PEER,
+                force_close=True,
+                socket_factory=_abrupt_socket,
+            ),
             cookie_jar=aiohttp.DummyCookieJar(),
+            headers={"Accept-Encoding": "identity"},  # a few bytes on the way must not be many in memory
+            auto_decompress=False,
             trust_env=False,
         )
 
@@ -202,8 +233,9 @@ class Outbound:
         """As `Outside.request`. A reply is a reply whatever its status; only silence opens the breaker."""
         self.permit(call.system, call.url, call.project)
         breaker = self._keeper.breaker(call.system, call.url)
+        breaker.begin()
         try:
-            reply = await self._send(call)
+            reply = await self._send(call, self._keeper.patience(call))
         except (aiohttp.ClientError, OSError, ValueError) as error:
             breaker.failed()
             self._keeper.counts[call.system, "unreachable"] += 1
@@ -213,18 +245,18 @@ class Outbound:
         self._keeper.counts[call.system, "answered"] += 1
         return reply
 
-    async def _send(self, call: Call) -> Reply:
+    async def _send(self, call: Call, patience: float) -> Reply:
         async with self._session.request(
             call.method,
             call.url,
             data=call.body,
             headers=call.headers,
             proxy=self._proxy,
-            timeout=aiohttp.ClientTimeout(total=call.timeout),
+            timeout=aiohttp.ClientTimeout(total=patience, ceil_threshold=math.inf),
             allow_redirects=False,
         ) as reply:
             headers = {name.lower(): value for name, value in reply.headers.items()}
-            return Reply(reply.status, headers, await _bounded(reply.content))
+            return Reply(reply.status, headers, await _bounded(reply.content, OUTSIDE_REPLY_BYTES_MAX))
 
     async def close(self) -> None:
         """End every connection."""
@@ -232,15 +264,26 @@ class Outbound:
 
 
 def address_of(url: str) -> str:
-    """``host:port`` of a URL, in lower case."""
-    parts = urlsplit(url)
-    return f"{parts.hostname or ''}:{parts.port or _PORTS.get(parts.scheme, 0)}"
+    """``host:port`` of a URL, in lower case, an IPv6 host in brackets; of what is no URL, something no list holds."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port or _PORTS.get(parts.scheme, 0)
+    except ValueError:
+        return "no address"
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-async def _bounded(content: aiohttp.StreamReader) -> bytes:
+def _abrupt_socket(info: aiohttp.AddrInfoType) -> socket.socket:
+    """Closing it ends everything at once: the kernel does not go on sending for a request that was given up."""
+    made = socket.socket(info[0], info[1], info[2])
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    return made
+
+
+async def _bounded(content: aiohttp.StreamReader, most: int) -> bytes:
     reply = bytearray()
     async for chunk in content.iter_any():
         reply += chunk
-        if len(reply) > REPLY_BYTES_MAX:
-            raise aiohttp.ClientPayloadError(f"the reply has more than {REPLY_BYTES_MAX} bytes")
+        if len(reply) > most:
+            raise aiohttp.ClientPayloadError(f"the reply has more than {most} bytes")
     return bytes(reply)

@@ -11,11 +11,13 @@ look at anything but what is committed.
 from __future__ import annotations
 
 from cluster.clock import Clock
-from swoosh.machine import Machine
-from swoosh.regions.license import lapsed
+from swoosh.facts import Known
+from swoosh.machine import Applied, Machine
+from swoosh.regions.license import lapsed, open_until
 from swoosh.state import ProjectRegions
 
 _CLOSED_PHASES = ("NONE", "EXPIRED")
+_GRANTED = "BOOT_LICENSE_GRANTED"
 
 
 class LicenseGate:
@@ -23,17 +25,39 @@ class LicenseGate:
 
     def __init__(self, machine: Machine, clock: Clock) -> None:
         self._machine, self._clock = machine, clock
-        self._was_licensed = False
+        self._was_licensed: bool | None = None
+        """Whether some project was ever licensed: LICENSED is left by nobody. None until somebody asks."""
+
+    def on_applied(self, applied: Applied) -> None:
+        """Notice the first license, so that nobody has to look through all projects for it again."""
+        if not self._was_licensed and any(record.transition_name == _GRANTED for record, _ in applied.records):
+            self._was_licensed = True
 
     def closed(self, project: str | None = None) -> str | None:
         """Why nothing may leave for `project`, or, without one, on the node's own behalf; None where it may."""
         if not self._some_project_licensed():
             return "no project of this cluster has been licensed yet"
-        registry, stamp_us = self._machine.registry, max(self._machine.position.stamp_us, self._clock.wall_us())
-        fact = registry.fact("license", registry.cluster_id)
-        if (reason := lapsed(fact, stamp_us // 1000, registry.setting("license_grace_ms"))) is not None:
+        if (reason := lapsed(self._fact, self._now_ms, self._grace_ms)) is not None:
             return reason
         return None if project is None else self._closed_for(project)
+
+    def seconds_left(self) -> float:
+        """Until grace is over, if no other word of the license authority comes; never negative."""
+        return max(0.0, (open_until(self._fact, self._grace_ms) - self._now_ms) / 1000)
+
+    @property
+    def _fact(self) -> Known | None:
+        registry = self._machine.registry
+        return registry.fact("license", registry.cluster_id)
+
+    @property
+    def _grace_ms(self) -> int:
+        grace: int = self._machine.registry.setting("license_grace_ms")
+        return grace
+
+    @property
+    def _now_ms(self) -> int:
+        return max(self._machine.position.stamp_us, self._clock.wall_us()) // 1000
 
     def _closed_for(self, project_id: str) -> str | None:
         project = self._machine.project(project_id)
@@ -43,8 +67,7 @@ class LicenseGate:
         return f"the license of {project_id} is in phase {phase}" if phase in _CLOSED_PHASES else None
 
     def _some_project_licensed(self) -> bool:
-        """Once true, true for ever: LICENSED is left by nobody."""
-        if not self._was_licensed:
+        if self._was_licensed is None:
             projects = map(self._machine.project, self._machine.project_ids())
             self._was_licensed = any(
                 isinstance(project.regions, ProjectRegions) and project.regions.boot.licensed

@@ -139,8 +139,9 @@ class Node:
         self.admission = Admission(chart, identity.cluster_id, lambda: self.machine.registry, insecure=genesis.insecure)
         self.insecure = genesis.insecure
         self.keeper = keeper
-        keeper.closed = LicenseGate(self.machine, clock).closed
-        self.on_applied: list[Callable[[Applied], None]] = [snapshots.on_applied, creators.on_applied]
+        gate = LicenseGate(self.machine, clock)
+        keeper.closed, keeper.seconds_left = gate.closed, gate.seconds_left
+        self.on_applied: list[Callable[[Applied], None]] = [snapshots.on_applied, creators.on_applied, gate.on_applied]
         self._forwarder = forwarder
         self._tasks: dict[asyncio.Task[None], None] = {}
         self._leading: list[asyncio.Task[None]] = []

@@ -14,13 +14,14 @@ from cluster.config import Config
 from cluster.egress import Gatekeeper, Outbound, Outside, address_of
 from cluster.entropy import Entropy
 from cluster.providers.environment import Environments
+from cluster.providers.kaching import Kaching
 from cluster.providers.leading import Provider
 from cluster.providers.license import LicenseFile
 
 
 def gatekeeper(config: Config, clock: Clock) -> Gatekeeper:
     """Whom this node may reach: the addresses of its configuration, and no others."""
-    return Gatekeeper(clock, {*config.outbound.allow, *_addresses(config)})
+    return Gatekeeper(clock, [*config.outbound.allow, *map(address_of, _urls(config))])
 
 
 def outbound(config: Config, keeper: Gatekeeper) -> Outbound:
@@ -31,12 +32,17 @@ def outbound(config: Config, keeper: Gatekeeper) -> Outbound:
 
 
 def providers(config: Config, outside: Outside, entropy: Entropy) -> Iterator[Provider]:
-    """One for each system that is configured."""
-    yield LicenseFile(config.license_path)
+    """One for each system that is configured. The license has one source: its authority, else the file."""
+    if config.kaching is None:
+        yield LicenseFile(config.license_path)
+    else:
+        yield Kaching(config.kaching, config.node_id, outside, entropy)
     if config.environment is not None:
         yield Environments(config.environment, outside, entropy)
 
 
-def _addresses(config: Config) -> Iterator[str]:
+def _urls(config: Config) -> Iterator[str]:
+    if config.kaching is not None:
+        yield config.kaching.url
     if config.environment is not None:
-        yield address_of(config.environment.url)
+        yield config.environment.url

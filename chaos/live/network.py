@@ -97,19 +97,21 @@ class Namespaces:
             raise Unfit("network namespaces need root")
         sweep()
         self._subnet = _free_subnet()
-        self._bridge = f"{PREFIX}{os.getpid()}"
-        self._hosts: dict[str, str] = {}
+        self.bridge = f"{PREFIX}{os.getpid()}"
+        """The network device behind which everything is that is no node."""
+        self.hosts: dict[str, str] = {}
+        """{node: its address}."""
         try:
-            _ip("link", "add", self._bridge, "type", "bridge")
-            _ip("addr", "add", f"{self._subnet}.254/24", "dev", self._bridge)
-            _ip("link", "set", self._bridge, "up")
+            _ip("link", "add", self.bridge, "type", "bridge")
+            _ip("addr", "add", f"{self._subnet}.254/24", "dev", self.bridge)
+            _ip("link", "set", self.bridge, "up")
         except subprocess.CalledProcessError as error:
             raise Unfit(f"network namespaces: {error.stderr.strip()}") from None
 
     def attach(self, cluster: LiveCluster) -> LiveCluster:
         addresses: dict[str, str] = {}
         for number, (node, spelled) in enumerate(addresses_of(cluster.directory).items(), start=1):
-            host = self._hosts[node] = f"{self._subnet}.{number}"
+            host = self.hosts[node] = f"{self._subnet}.{number}"
             self._plug_in(self._space(node), number, host)
             addresses |= {address: f"{host}:{address.rpartition(':')[2]}" for address in spelled}
         rewritten(cluster.directory, addresses)
@@ -123,7 +125,7 @@ class Namespaces:
         cable = f"{PREFIX}{os.getpid()}-{number}"
         _ip("netns", "add", space)
         _ip("link", "add", cable, "type", "veth", "peer", "name", "eth0", "netns", space)
-        _ip("link", "set", cable, "master", self._bridge, "up")
+        _ip("link", "set", cable, "master", self.bridge, "up")
         _ip("-n", space, "addr", "add", f"{host}/24", "dev", "eth0")
         _ip("-n", space, "link", "set", "eth0", "up")
         _ip("-n", space, "link", "set", "lo", "up")
@@ -131,12 +133,17 @@ class Namespaces:
     async def open(self) -> None:
         return
 
+    def outside(self, number: int) -> str:
+        """One more address on the bridge, from 200 to 253: for something that is no node."""
+        _ip("addr", "add", f"{self._subnet}.{number}/24", "dev", self.bridge)
+        return f"{self._subnet}.{number}"
+
     def cut(self, source: str, target: str) -> None:
-        _ip("-n", self._space(source), "route", "replace", "blackhole", f"{self._hosts[target]}/32")
+        _ip("-n", self._space(source), "route", "replace", "blackhole", f"{self.hosts[target]}/32")
 
     def mend(self, source: str, target: str) -> None:
         with suppress(subprocess.CalledProcessError):
-            _ip("-n", self._space(source), "route", "del", "blackhole", f"{self._hosts[target]}/32")
+            _ip("-n", self._space(source), "route", "del", "blackhole", f"{self.hosts[target]}/32")
 
     def slow(self, node: str, rate_kbit: int, delay_ms: int) -> None:
         """By a token bucket; the delay is what the bucket's queue comes to, as this kernel may have no other."""
@@ -148,11 +155,11 @@ class Namespaces:
             _run("ip", "netns", "exec", self._space(node), "tc", "qdisc", "del", "dev", "eth0", "root")
 
     async def close(self) -> None:
-        for node in self._hosts:
+        for node in self.hosts:
             with suppress(subprocess.CalledProcessError):
                 _ip("netns", "del", self._space(node))
         with suppress(subprocess.CalledProcessError):
-            _ip("link", "del", self._bridge)
+            _ip("link", "del", self.bridge)
 
     def _space(self, node: str) -> str:
         return f"{PREFIX}-{os.getpid()}-{node}"

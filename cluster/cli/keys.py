@@ -87,12 +87,15 @@ def recipients(home: Path, output: str) -> None:
 
 @keys.command()
 @click.argument("path", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--to", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A file of recipients.")
-def seal(path: Path, to: Path | None) -> None:
-    """Seal PATH into PATH.age for the recipients beside it. The plain file is for you to delete."""
-    target = path.with_name(path.name + SUFFIX)
+@click.option(
+    "--into", type=click.Path(exists=True, file_okay=False, path_type=Path), help="A node's directory; else PATH's own."
+)
+def seal(path: Path, into: Path | None) -> None:
+    """Seal PATH into a file of the same name and .age, for the node it is for. The plain file is for you to delete."""
+    home = into or path.parent
+    target = home / (path.name + SUFFIX)
     try:
-        write_private(target, vault.seal(path.read_bytes(), vault.recipients_in(to or path.parent / RECIPIENTS)))
+        write_private(target, vault.seal(path.read_bytes(), vault.recipients_in(home / RECIPIENTS)))
     except FileExistsError:
         fail(f"{target} exists; remove it first if it is to be replaced")
     except (OSError, SecretError) as error:

@@ -65,6 +65,7 @@ async def get_health(request: web.Request) -> web.Response:
             "scrub": node.scrubber.document(),
             "suspended": raft.suspended,
             "outbound": node.keeper.closed(None) or "open",
+            "breakers": node.keeper.resting(),
             "providers": {provider.name: provider.trouble for provider in node.providers} if leads(node) else None,
             "cluster_id": node.machine.cluster_id,
             "version": VERSION,
@@ -124,6 +125,8 @@ def gauges(node: Node, *, watchers: int) -> Gauges:
         disk_stalled_s=raft.stalled_s or 0.0,
         disk_free_bytes=node.disk.free_bytes,
         outbound_open=node.keeper.closed(None) is None,
+        outbound_seconds_left=node.keeper.seconds_left(),
+        breakers_open=len(node.keeper.resting()),
         outbound_calls=node.keeper.counts,
         providers_well={provider.name: provider.trouble is None for provider in node.providers} if leads(node) else {},
     )

@@ -63,6 +63,8 @@ class Gauges(NamedTuple):
     scrub_passes: int = 0
     scrub_steps: int = 0
     outbound_open: bool = False
+    outbound_seconds_left: float = 0.0
+    breakers_open: int = 0
     outbound_calls: Mapping[tuple[str, str], int] = {}
     providers_well: Mapping[str, bool] = {}
 
@@ -210,6 +212,9 @@ def _gauges(now: Gauges) -> Iterator[Metric]:
     yield reachable
     yield lag
     yield gauge("swoosh_outbound_open", "1 while the license lets traffic leave for outside systems", now.outbound_open)
+    left = now.outbound_seconds_left
+    yield gauge("swoosh_outbound_left_seconds", "Until the license's grace is over, if nothing more is heard", left)
+    yield gauge("swoosh_outbound_breakers_open", "Addresses left alone because they kept failing", now.breakers_open)
     calls = CounterMetricFamily("swoosh_outbound_calls", "Calls to outside systems", labels=["system", "result"])
     for system, result in product(SYSTEMS, RESULTS):
         calls.add_metric([system, result], now.outbound_calls.get((system, result), 0))

@@ -115,16 +115,24 @@ def is_active(fact: Known | None, now_ms: int) -> bool:
     return body.status == "active" and min(fact.expires_at, body.valid_until) > now_ms
 
 
+def open_until(fact: Known | None, grace_ms: int) -> int:
+    """The stamp, in milliseconds, at which outbound traffic ends: with the license's grace; at once after a denial."""
+    if fact is None or _is_denial(fact):
+        return 0
+    body = said(fact, facts.License)
+    return max(body.valid_until + grace_ms, body.grace_until)
+
+
 def lapsed(fact: Known | None, now_ms: int, grace_ms: int) -> str | None:
     """Why outbound traffic is over at this stamp, or None: the license is active, or its grace lasts."""
+    until = open_until(fact, grace_ms)
+    if now_ms < until:
+        return None
     if fact is None:
         return "no license fact is held"
     body = said(fact, facts.License)
     if _is_denial(fact):
         return f"license {body.license_id[:80]} is {body.status}"
-    until = max(body.valid_until + grace_ms, body.grace_until)
-    if is_active(fact, now_ms) or now_ms < until:
-        return None
     return f"license {body.license_id[:80]} ran out, and its grace ended at {_moment(until)}"
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from cluster import config, faults, vault
-from cluster.cli.keys import write_private
+from cluster import config, faults
 from cluster.clock import ShiftedClock, SystemClock
 from cluster.config import Misconfigured
+from tests.sealed import seal_for
 
 MEMBERS = {"node-1": ("127.0.0.1", 8201), "node-2": ("127.0.0.1", 8202)}
 
@@ -107,9 +107,7 @@ def test_a_mistake_is_named(file: Path, line: str, complaint: str) -> None:
 
 
 def test_tokens_are_read_from_a_sealed_file_of_their_own_and_never_shown(file: Path) -> None:
-    identity, recipient = vault.new_identity()
-    write_private(file.parent / "age.key", identity)
-    (file.parent / "tokens.age").write_bytes(vault.seal(b"one\n\n two \n", [recipient]))
+    seal_for(file.parent, "tokens.age", "one\n\n two \n")
     found = config.load(file, {"SWOOSH_HTTP_READ_TOKENS": "tokens.age"})
     assert found.read_tokens == ("one", "two")
     assert "one" not in repr(found.read_tokens) and "'two'" not in repr(found)

@@ -116,7 +116,8 @@ class Desk:
         self.memory = MemorySource(genesis.initial_projects(self.genesis, CHART), Position(1, 1, 0))
         self.store = Store(self.memory)
         self.machine = Machine(CHART, self.cluster_id, self.memory)
-        self.keeper, self.providers = Gatekeeper(self.clock, ()), ()
+        self.keeper = Gatekeeper(self.clock, ())
+        self.providers: tuple[SimpleNamespace, ...] = ()
         self.admission = Admission(CHART, self.cluster_id, lambda: self.machine.registry, insecure=self.insecure)
         self.on_applied: list[Callable[[Applied], None]] = []
         self.snapshots = FakeSnapshots()

@@ -1,7 +1,10 @@
 """Health for monitors, probes for load balancers, and what a cold node refuses."""
 
+from types import SimpleNamespace
+
 import pytest
 
+from cluster.breaker import FAILURES
 from cluster.raft.driver import Role
 from tests.http.conftest import Caller
 from tests.http.desk import Desk
@@ -16,6 +19,24 @@ async def test_health_has_the_brief_s_and_v1_s_fields(desk: Desk, ask: Caller) -
     assert body["status"] == "healthy" and body["walLag"] == 0
     assert body["consensus"]["faults_left"] == 1 and len(body["consensus"]["peers"]) == 2
     assert body["cluster_hash"] == desk.machine.cluster_hash and body["insecure"] is False
+
+
+async def test_it_shows_what_may_leave_and_what_is_wrong_outside(desk: Desk, ask: Caller) -> None:
+    desk.keeper.closed, desk.keeper.seconds_left = (lambda project: "license lic is denied"), (lambda: 7.5)
+    desk.providers = (SimpleNamespace(name="kaching", trouble="no word"), SimpleNamespace(name="mcp", trouble=None))
+    for _ in range(FAILURES):
+        desk.keeper.breaker("kaching", "https://authority.example").failed()
+    body = (await ask.get("/health")).body
+    assert body["outbound"] == "license lic is denied"
+    assert body["providers"] == {"kaching": "no word", "mcp": None}
+    assert list(body["breakers"]) == ["kaching at authority.example:443"]
+    assert "failed 5 times in a row" in body["breakers"]["kaching at authority.example:443"]
+    shown = (await ask.get("/metrics")).text.splitlines()
+    for sample in ("swoosh_outbound_open 0.0", "swoosh_outbound_left_seconds 7.5", "swoosh_outbound_breakers_open 1.0"):
+        assert sample in shown
+    assert 'swoosh_provider_ok{provider="kaching"} 0.0' in shown
+    desk.keeper.closed = lambda project: None
+    assert (await ask.get("/health")).body["outbound"] == "open"
 
 
 @pytest.mark.parametrize(

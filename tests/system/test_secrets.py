@@ -12,8 +12,9 @@ import aiohttp
 import pytest
 
 from chaos.live import LiveCluster
-from cluster import config, vault
+from cluster import config
 from swoosh.client import Accepted
+from tests.sealed import seal_for
 from tests.system.conftest import Found
 
 NODE = "node-1"
@@ -34,7 +35,7 @@ async def guarded(found: Found, careless: None) -> LiveCluster:
     """A node that asks readers for a token."""
     cluster = found("--windows", "always_open", nodes=1)
     home = cluster.directory / NODE
-    (home / "tokens.age").write_bytes(vault.seal(CANARY.encode(), vault.recipients_in(home / "recipients.txt")))
+    seal_for(home, "tokens.age", CANARY)
     text = (home / "swoosh.toml").read_text()
     (home / "swoosh.toml").write_text(text.replace("[http]\n", '[http]\nread_tokens = "tokens.age"\n'))
     cluster.start()
