@@ -16,7 +16,7 @@ import socket
 import ssl
 import struct
 from collections import Counter
-from collections.abc import AsyncIterable, Callable, Collection, Mapping
+from collections.abc import AsyncIterable, Awaitable, Callable, Collection, Mapping
 from types import MappingProxyType
 from typing import NamedTuple, Protocol
 from urllib.parse import urlsplit
@@ -206,24 +206,16 @@ class Gatekeeper:
         return self.closed(project) or ("the grace of the license ends now" if ending else None)
 
 
-class Outbound:
-    """HTTP to outside systems. A connection serves one request: an idle one would still talk behind a closed gate."""
+Send = Callable[[Call, float], Awaitable[Reply]]
+"""Send a call that may leave and wait so many seconds for the whole answer. Raises OSError, aiohttp.ClientError or
+ValueError where there was none."""
 
-    def __init__(self, keeper: Gatekeeper, *, proxy: str = "", context: ssl.SSLContext | None = None) -> None:
-        """Needs a running loop. ``context`` says whom to trust; without one, the machine's authorities."""
-        self._keeper, self._proxy = keeper, proxy or None
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                ssl=context or True,
-                limit_per_host=CONNECTIONS_PER_PEER,
-                force_close=True,
-                socket_factory=_abrupt_socket,
-            ),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            headers={"Accept-Encoding": "identity"},  # a few bytes on the way must not be many in memory
-            auto_decompress=False,
-            trust_env=False,
-        )
+
+class Outbound:
+    """The way out to outside systems: what the keeper permits is sent."""
+
+    def __init__(self, keeper: Gatekeeper, send: Send) -> None:
+        self._keeper, self._send = keeper, send
 
     def permit(self, system: str, url: str, project: str | None = None) -> None:
         """As `Outside.permit`."""
@@ -245,7 +237,28 @@ class Outbound:
         self._keeper.counts[call.system, "answered"] += 1
         return reply
 
-    async def _send(self, call: Call, patience: float) -> Reply:
+
+class Http:
+    """The sockets. A connection serves one request: an idle one would still talk behind a closed gate."""
+
+    def __init__(self, *, proxy: str = "", context: ssl.SSLContext | None = None) -> None:
+        """Needs a running loop. ``context`` says whom to trust; without one, the machine's authorities."""
+        self._proxy = proxy or None
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                ssl=context or True,
+                limit_per_host=CONNECTIONS_PER_PEER,
+                force_close=True,
+                socket_factory=_abrupt_socket,
+            ),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers={"Accept-Encoding": "identity"},  # a few bytes on the way must not be many in memory
+            auto_decompress=False,
+            trust_env=False,
+        )
+
+    async def send(self, call: Call, patience: float) -> Reply:
+        """As `Send`."""
         async with self._session.request(
             call.method,
             call.url,

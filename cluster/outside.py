@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from cluster.clock import Clock
 from cluster.config import Config
-from cluster.egress import Gatekeeper, Outbound, Outside, address_of
+from cluster.egress import Gatekeeper, Http, Outside, address_of
 from cluster.entropy import Entropy
 from cluster.providers.environment import Environments
 from cluster.providers.kaching import Kaching
@@ -24,11 +24,11 @@ def gatekeeper(config: Config, clock: Clock) -> Gatekeeper:
     return Gatekeeper(clock, [*config.outbound.allow, *map(address_of, _urls(config))])
 
 
-def outbound(config: Config, keeper: Gatekeeper) -> Outbound:
-    """The sockets. Needs a running loop."""
+def sockets(config: Config) -> Http:
+    """What leaves leaves through these. Needs a running loop."""
     authorities = config.outbound.authorities
     context = None if authorities is None else ssl.create_default_context(cafile=authorities)
-    return Outbound(keeper, proxy=config.outbound.proxy, context=context)
+    return Http(proxy=config.outbound.proxy, context=context)
 
 
 def providers(config: Config, outside: Outside, entropy: Entropy) -> Iterator[Provider]:

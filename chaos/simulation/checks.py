@@ -149,6 +149,8 @@ class Checks:
             world.crowd.history, dumps, converged=True, doubled=world.plan.http.doubled > 0
         ).violations:
             self.broken(violation.kind, str(violation))
+        for fault in world.town.faults(next(iter(machines.values()))):
+            self.broken("effects", fault)
         for name in world.names:
             self._verify(name)
 

@@ -20,6 +20,7 @@ from swoosh.client import Client, Key
 from swoosh.client.answers import Accepted, Outcome, Refused, Rejected, Unavailable
 from swoosh.client.client import Draft
 from swoosh.client.retry import Policy
+from swoosh.hashing import digest
 from swoosh.proposal import CLUSTER, inputs_hash
 from swoosh.state import GENESIS_HASH
 
@@ -31,6 +32,8 @@ STALENESS_SECONDS = 5.0 + IDLE_SECONDS + 1.0
 the time its answer takes to come."""
 PATIENCE = Policy(budget=8.0, attempt=3.0)
 POOLS = ("east", "west")
+ASSETS = ("disk", "vm")
+STEPS_AT_A_TIME = 3
 
 
 _ROLES = {"fact": "provider", "setting": "admin"}
@@ -54,7 +57,7 @@ class Crowd:
         actions: dict[str, Callable[[Client, str, str], Awaitable[None]]] = {
             "move": self._move, "stale": self._stale, "again": self._again, "batch": self._batch,
             "dry_run": self._dry_run, "read": self._read, "local_read": self._local_read, "fact": self._fact,
-            "setting": self._setting,
+            "setting": self._setting, "provision": self._provision,
         }  # fmt: skip
         act = actions.get(step.do)
         if act is None:
@@ -151,6 +154,16 @@ class Crowd:
         inputs, key = {"name": "project_quota_units", "value": days}, self._key_for(name)
         await self._told(client, name, CLUSTER, "SETTING_SET", inputs, key, None)
 
+    async def _provision(self, client: Client, name: str, project: str) -> None:
+        """The next few steps of an environment: asset by asset until it stands, then back again."""
+        for _ in range(STEPS_AT_A_TIME):
+            state = await client.state(project, projection=("Environment",))
+            step = None if state is None else _environment_step(state.projection["Environment"])
+            if state is None or step is None:
+                return
+            transition, inputs = step
+            await self._told(client, name, project, transition, inputs, self._key_for(name), state.state_hash)
+
     # --- what they were told ------------------------------------------------------------------------------------------
 
     async def _look(self, client: Client, name: str, project: str) -> tuple[str, str]:
@@ -238,6 +251,28 @@ def _next(phase: str) -> str:
     if not phase:
         return "PROJECT_CREATED"
     return "CONTROL_RESUMED" if phase == "PAUSED" else "CONTROL_PAUSED"
+
+
+def _environment_step(environment: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
+    """What an operator would propose for an environment in this state; None while others are to move."""
+    phase, assets = environment["Phase"], environment["Assets"]
+    if phase == "ALLOCATE":
+        wanted = [{"name": asset, "kind": "vm", "units": 1} for asset in ASSETS]
+        return "ENVIRONMENT_CAPACITY_ALLOCATED", {"assets": wanted}
+    if phase == "READY":
+        return "ENVIRONMENT_DEGRADED", {"reason": "a story"}
+    if phase not in ("PROVISION", "DEGRADED"):
+        return None
+    forward = phase == "PROVISION"
+    for asset, held in sorted(assets.items()):
+        if held["State"] in ("REQUESTED", "REVERTING"):
+            return None
+        if held["State"] == ("ALLOCATED" if forward else "CONFIRMED"):
+            transition = "ENVIRONMENT_EFFECT_REQUESTED" if forward else "ENVIRONMENT_EFFECT_REVERT_REQUESTED"
+            return transition, {"asset": asset, "effect": f"{transition[12:]}-{asset}"}
+    if forward:
+        return "ENVIRONMENT_PROVISIONED", {"environment_hash": digest("environment", sorted(assets))}
+    return "ENVIRONMENT_DEPROVISIONED", {"reason": "a story"}
 
 
 async def _one(call: Awaitable[Outcome]) -> list[Outcome]:

@@ -18,9 +18,10 @@ from pysyncobj.transport import Transport
 
 from chaos.simulation import web
 from chaos.simulation.network import Station
+from chaos.simulation.town import ADDRESSES, Way
 from chaos.simulation.virtual import NodeClock
-from cluster import faults, verify
-from cluster.egress import Gatekeeper
+from cluster import faults, outside, verify
+from cluster.egress import Gatekeeper, Outbound
 from cluster.entropy import SeededEntropy
 from cluster.faults import ExitCode
 from cluster.http.app import public_app
@@ -263,6 +264,7 @@ class Life(Station):
             is_lent=donor.is_lent,
         )
         peers = web.Peers(world, self.name, self.clock)
+        keeper, entropy = Gatekeeper(self.clock, ADDRESSES), SeededEntropy(f"{plan.seed}/{self.name}/{host.lives}")
         others = [name for name in world.names if name != self.name]
         self.node = Node(
             config=world.config(self.name),
@@ -280,9 +282,10 @@ class Life(Station):
             forwarder=Forwarder(peers, self.clock),
             key=world.node_keys[self.name],
             clock=self.clock,
-            entropy=SeededEntropy(f"{plan.seed}/{self.name}/{host.lives}"),
+            entropy=entropy,
             free_bytes=lambda: 1 << 40,
-            keeper=Gatekeeper(self.clock, ()),
+            keeper=keeper,
+            providers=tuple(outside.providers(world.config(self.name), Outbound(keeper, Way(self).send), entropy)),
             checkpoint_every=plan.checkpoint_every,
         )
         self.raft = self.node.raft

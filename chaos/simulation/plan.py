@@ -210,6 +210,19 @@ def _snapshots(draft: Draft) -> None:
         draft.add("snapshot", draft.node())
 
 
+def _outages(draft: Draft) -> None:
+    for _ in draft.times(1, 3):
+        draft.add("outage", draft.chance.choice(["kaching", "environment"]), draft.between(0.5, 12.0))
+
+
+def _licenses(draft: Draft) -> None:
+    for _ in draft.times(1, 2):
+        says: dict[str, Any] = draft.chance.choice(
+            [{"status": "denied"}, {"status": "suspended"}, {"retry_after_s": 5}]
+        )
+        draft.add("license", "kaching", draft.between(1.0, 8.0), **says)
+
+
 KINDS: dict[str, Callable[[Draft], None]] = {
     "crashes": _crashes,
     "power cuts": _power_cuts,
@@ -228,6 +241,8 @@ KINDS: dict[str, Callable[[Draft], None]] = {
     "flipped bits": _flipped_bits,
     "hand overs": _hand_overs,
     "snapshots": _snapshots,
+    "outages": _outages,
+    "licenses": _licenses,
 }
 
 
@@ -262,8 +277,8 @@ def _calls(draft: Draft) -> None:
     moment = 0.0
     while (moment := moment + chance.expovariate(rate)) < SECONDS:
         kind = chance.choices(
-            ("move", "stale", "again", "batch", "dry_run", "read", "local_read", "fact", "setting"),
-            (10, 2, 2, 2, 1, 4, 2, 1, 0.3),
+            ("move", "stale", "again", "batch", "dry_run", "read", "local_read", "fact", "setting", "provision"),
+            (10, 2, 2, 2, 1, 4, 2, 1, 0.3, 8),
         )[0]
         client = f"c{chance.randrange(CLIENTS)}"
         draft.add(kind, client, at=moment, project=f"p{chance.randrange(PROJECTS)}")

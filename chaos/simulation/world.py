@@ -31,6 +31,7 @@ from chaos.simulation.crowd import Crowd
 from chaos.simulation.host import LIVING, Ended, Host, Life
 from chaos.simulation.network import Network
 from chaos.simulation.plan import Plan, Step
+from chaos.simulation.town import Town, assets
 from chaos.simulation.virtual import EPOCH_US, NodeClock, VirtualLoop
 from chaos.solo import the_chart
 from cluster import faults
@@ -47,8 +48,10 @@ from swoosh import genesis as genesis_document
 from swoosh.client import Key
 from swoosh.genesis import Genesis, Registered
 from swoosh.hashing import digest_bytes
+from swoosh.state import ProjectRegions
 
 _TEDIOUS = frozenset({"state_pre_hash", "state_post_hash", "hlc", "window_id", "signer", "idem_key", "region", "event"})
+GRACE_MS = 3_000
 RECOVERY_SECONDS = 30.0
 """Within which a healed cluster is whole again and accepts."""
 ELECTION_SECONDS = 10.0
@@ -121,6 +124,7 @@ class World:
         self.checks = Checks(self)
         self.crowd = Crowd(self, self.keys)
         self.faults: Counter[str] = Counter()
+        self.town = Town(self)
         self.hosts = {name: Host(self, name) for name in self.names}
         for name, offset in zip(self.names, plan.wall_offsets_us, strict=False):
             self.hosts[name].set_wall_offset(offset)
@@ -137,7 +141,7 @@ class World:
             nonce=f"{self.plan.seed:0{2 * genesis_document.NONCE_BYTES}x}"[-2 * genesis_document.NONCE_BYTES :],
             nodes=self.names,
             identities=(*nodes, *people),
-            settings={"auto_rejoin": True},
+            settings={"auto_rejoin": True, "license_grace_ms": GRACE_MS},
             chart_hash=self.chart.hash,
             insecure=False,
             created_ms=EPOCH_US // 1000,
@@ -152,6 +156,8 @@ class World:
             keep=Keep(entries=self.plan.keep_entries),
             rate_per_signer=0,
             rate_per_ip=0,
+            kaching=self.town.terms(),
+            environment=self.town.hook(),
         )
 
     # --- the run ------------------------------------------------------------------------------------------------------
@@ -159,6 +165,7 @@ class World:
     def go(self) -> Violation | None:
         """Both phases. The first violation ends it."""
         try:
+            self.loop.run_until_complete(self.town.open())
             for host in self.hosts.values():
                 host.start()
             self._until(lambda: self.leader() is not None, ELECTION_SECONDS, "no first leader")
@@ -179,6 +186,7 @@ class World:
         for due in self._due:
             due.cancel()
         self.network.heal()
+        self.town.mend()
         for host in self.hosts.values():
             if host.damaged and host not in self._replaced:
                 self._rejoin(host)
@@ -196,6 +204,8 @@ class World:
             self._until(task.done, RECOVERY_SECONDS, "a call never ended")
         for number in range(plans.PROJECTS):
             self._until(partial(self._accepts, f"c{number}", f"p{number}"), RECOVERY_SECONDS, "nothing is accepted")
+        self._until(self._all_licensed, 2 * RECOVERY_SECONDS, "no license")
+        self._until(self._no_effect_in_flight, RECOVERY_SECONDS, "an effect in flight")
         self._until(self._all_equal, RECOVERY_SECONDS, "not equal")
 
     def _accepts(self, client: str, project: str) -> bool:
@@ -210,6 +220,19 @@ class World:
     def _all_ready(self) -> bool:
         lives = [host.life for host in self.hosts.values()]
         return all(life is not None and life.listening and life.node.ready is None for life in lives)
+
+    def _all_licensed(self) -> bool:
+        """The authority says yes again, and that is enough."""
+        machines = [host.life.node.machine for host in self.hosts.values() if host.life is not None]
+        regions = [project.regions for m in machines for p in m.project_ids() if (project := m.project(p)) is not None]
+        return all(each.license.phase == "ACTIVE" for each in regions if isinstance(each, ProjectRegions))
+
+    def _no_effect_in_flight(self) -> bool:
+        """Whatever was asked for was carried out, or taken back."""
+        lives = [host.life for host in self.hosts.values() if host.life is not None]
+        machines = [life.node.machine for life in lives]
+        states = {asset.state for machine in machines for _, _, asset in assets(machine)}
+        return not states & {"REQUESTED", "REVERTING"}
 
     def _all_equal(self) -> bool:
         if not self._all_ready():
@@ -334,6 +357,15 @@ class World:
         host = self.hosts[name]
         host.full = True
         self._later(step.seconds, lambda: self._mend(host))
+
+    def _do_outage(self, system: str, step: Step) -> None:
+        self.town.close(system)
+        self._later(step.seconds, lambda: self.town.reopen(system))
+
+    def _do_license(self, _: str, step: Step) -> None:
+        """The authority says no, or wants to be left alone, until it does not."""
+        self.town.authority.change(step.with_)
+        self._later(step.seconds, lambda: self.town.authority.change({"status": "active", "retry_after_s": 0}))
 
     # Disks that forget. Never more of them at a time than the cluster promises to bear.
 

@@ -24,7 +24,7 @@ from cluster import config, faults, outside, stores, tls
 from cluster.cli.shared import say
 from cluster.clock import Clock
 from cluster.config import Config, Misconfigured
-from cluster.egress import PeerHttp
+from cluster.egress import Outbound, PeerHttp
 from cluster.entropy import Entropy, SystemEntropy
 from cluster.faults import ExitCode
 from cluster.hardening import no_core_dumps
@@ -150,8 +150,8 @@ async def run(settings: Config, genesis: Genesis, chart: Chart, clock: Clock, en
         donor = Donor(settings.node_id, shelf, clock)
         snapshots = Snapshots(store, shelf, chart, clock, check=replay_in_background, is_lent=donor.is_lent)
         keeper = outside.gatekeeper(settings, clock)
-        outbound = outside.outbound(settings, keeper)
-        stack.push_async_callback(outbound.close)
+        sockets = outside.sockets(settings)
+        stack.push_async_callback(sockets.close)
         node = Node(
             config=settings,
             genesis=genesis,
@@ -169,7 +169,7 @@ async def run(settings: Config, genesis: Genesis, chart: Chart, clock: Clock, en
             entropy=entropy,
             free_bytes=partial(free_bytes, settings.data_dir),
             keeper=keeper,
-            providers=tuple(outside.providers(settings, outbound, entropy)),
+            providers=tuple(outside.providers(settings, Outbound(keeper, sockets.send), entropy)),
         )
         listener = await stack.enter_async_context(_public_port(settings, node, clock))
         await node.start()

@@ -13,7 +13,7 @@ from aiohttp import web
 from cluster import egress
 from cluster.breaker import FAILURES, PAUSE_SECONDS
 from cluster.clock import ManualClock
-from cluster.egress import Blocked, Call, Gatekeeper, Outbound, Unreachable, address_of
+from cluster.egress import Blocked, Call, Gatekeeper, Http, Outbound, Unreachable, address_of
 
 Answering = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
@@ -48,11 +48,11 @@ async def way_out(*allowed: str, proxy: str = "") -> AsyncIterator[tuple[Gatekee
     clock = ManualClock()
     keeper = Gatekeeper(clock, allowed)
     keeper.closed = lambda project: None
-    outbound = Outbound(keeper, proxy=proxy)
+    sockets = Http(proxy=proxy)
     try:
-        yield keeper, outbound, clock
+        yield keeper, Outbound(keeper, sockets.send), clock
     finally:
-        await outbound.close()
+        await sockets.close()
 
 
 async def refused(outbound: Outbound, call: Call) -> str:

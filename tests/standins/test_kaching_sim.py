@@ -13,7 +13,7 @@ from aiohttp import web
 
 from chaos.solo import key_of
 from cluster.clock import SystemClock
-from cluster.egress import Gatekeeper, Outbound, Unreachable, address_of
+from cluster.egress import Gatekeeper, Http, Outbound, Unreachable, address_of
 from cluster.nodekey import NodeKey
 from cluster.providers import kaching_wire
 from cluster.providers.kaching_wire import NoWord, Terms
@@ -29,7 +29,8 @@ class Desk:
     def __init__(self, url: str, authority: Authority, session: aiohttp.ClientSession) -> None:
         self.url, self.authority, self._session = url, authority, session
         keeper = Gatekeeper(SystemClock(), [address_of(url)])
-        self.outbound = Outbound(keeper)
+        self.sockets = Http()
+        self.outbound = Outbound(keeper, self.sockets.send)
 
     async def ask(self, license_id: str = "lic", secret: str = SECRET, timeout: float = 5.0) -> facts.License:
         key = bytes.fromhex(self.authority.public_key)
@@ -56,7 +57,7 @@ async def served() -> AsyncIterator[Desk]:
         try:
             yield desk
         finally:
-            await desk.outbound.close()
+            await desk.sockets.close()
             await runner.cleanup()
 
 
