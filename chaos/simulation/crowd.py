@@ -34,6 +34,7 @@ PATIENCE = Policy(budget=8.0, attempt=3.0)
 POOLS = ("east", "west")
 ASSETS = ("disk", "vm")
 STEPS_AT_A_TIME = 3
+GIVES_UP = 0.15
 
 
 _ROLES = {"fact": "provider", "setting": "admin"}
@@ -158,7 +159,8 @@ class Crowd:
         """The next few steps of an environment: asset by asset until it stands, then back again."""
         for _ in range(STEPS_AT_A_TIME):
             state = await client.state(project, projection=("Environment",))
-            step = None if state is None else _environment_step(state.projection["Environment"])
+            gives_up = self._world.chance.at("gives up", self._serial) < GIVES_UP
+            step = None if state is None else _environment_step(state.projection["Environment"], gives_up)
             if state is None or step is None:
                 return
             transition, inputs = step
@@ -253,9 +255,10 @@ def _next(phase: str) -> str:
     return "CONTROL_RESUMED" if phase == "PAUSED" else "CONTROL_PAUSED"
 
 
-def _environment_step(environment: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
-    """What an operator would propose for an environment in this state; None while others are to move."""
-    phase, assets = environment["Phase"], environment["Assets"]
+def _environment_step(environment: Mapping[str, Any], gives_up: bool) -> tuple[str, dict[str, Any]] | None:
+    """What an operator would propose for an environment in this state, which is now and then to take back what is being
+    provisioned; None while others are to move."""
+    phase, states = environment["Phase"], {name: held["State"] for name, held in environment["Assets"].items()}
     if phase == "ALLOCATE":
         wanted = [{"name": asset, "kind": "vm", "units": 1} for asset in ASSETS]
         return "ENVIRONMENT_CAPACITY_ALLOCATED", {"assets": wanted}
@@ -263,16 +266,16 @@ def _environment_step(environment: Mapping[str, Any]) -> tuple[str, dict[str, An
         return "ENVIRONMENT_DEGRADED", {"reason": "a story"}
     if phase not in ("PROVISION", "DEGRADED"):
         return None
-    forward = phase == "PROVISION"
-    for asset, held in sorted(assets.items()):
-        if held["State"] in ("REQUESTED", "REVERTING"):
+    back = phase == "DEGRADED" or gives_up or "REVERTED" in states.values()
+    transition = "ENVIRONMENT_EFFECT_REVERT_REQUESTED" if back else "ENVIRONMENT_EFFECT_REQUESTED"
+    for asset, state in sorted(states.items()):
+        if state == "REVERTING" or (state == "REQUESTED" and not gives_up):
             return None
-        if held["State"] == ("ALLOCATED" if forward else "CONFIRMED"):
-            transition = "ENVIRONMENT_EFFECT_REQUESTED" if forward else "ENVIRONMENT_EFFECT_REVERT_REQUESTED"
+        if state in (("CONFIRMED", "REQUESTED") if back else ("ALLOCATED",)):
             return transition, {"asset": asset, "effect": f"{transition[12:]}-{asset}"}
-    if forward:
-        return "ENVIRONMENT_PROVISIONED", {"environment_hash": digest("environment", sorted(assets))}
-    return "ENVIRONMENT_DEPROVISIONED", {"reason": "a story"}
+    if back:
+        return "ENVIRONMENT_DEPROVISIONED", {"reason": "a story"}
+    return "ENVIRONMENT_PROVISIONED", {"environment_hash": digest("environment", sorted(states))}
 
 
 async def _one(call: Awaitable[Outcome]) -> list[Outcome]:
