@@ -22,7 +22,7 @@ from swoosh.entry import Item, ProposalItem
 from swoosh.errors import Malformed
 from swoosh.outcome import Accepted, Code, Refused
 from swoosh.quorum import APPROVE, REELECT, Vote
-from swoosh.regions.council import Poll, poll
+from tests.cluster.electors import asked, cast, message
 
 
 def elected(solo: Solo, *, seats: int = 1) -> Solo:
@@ -31,27 +31,10 @@ def elected(solo: Solo, *, seats: int = 1) -> Solo:
     return solo
 
 
-def asked(solo: Solo, motion: str = APPROVE) -> Poll:
-    known = solo.machine.registry.cluster.identities.entries.get
-    found = poll(solo.project, solo.regions().council, motion, known)
-    assert isinstance(found, Poll), found
-    return found
-
-
-def cast(solo: Solo, name: str, motion: str = APPROVE, *, by: str | None = None, **changed: Any) -> Vote:
+def ballot(solo: Solo, name: str, motion: str = APPROVE, *, by: str | None = None, **changed: Any) -> Vote:
     """A person's vote on what is voted on now; signed by somebody else, or about something else, where told so."""
-    on = asked(solo, motion)
-    ballot = {
-        "cluster_id": solo.machine.cluster_id,
-        "project": solo.project,
-        "election": on.election,
-        "member_set_hash": on.member_set_hash,
-        "vote": motion,
-        **changed,
-    }
-    unsigned = Vote(**ballot, voter=solo.principals[name], signature="")
-    signature = signing.sign(solo.keys[by or name], unsigned.preimage)
-    return msgspec.structs.replace(unsigned, signature=signature)
+    on, key = asked(solo.machine, motion), solo.keys[by or name]
+    return cast(on, solo.machine, solo.principals[name], lambda covered: signing.sign(key, covered), **changed)
 
 
 class Hall:
@@ -118,8 +101,8 @@ def hall() -> Hall:
 
 
 def test_a_vote_counts_once_however_often_it_comes(hall: Hall) -> None:
-    vote = cast(hall.solo, "ed")
-    assert [hall.take(vote), hall.take(vote), hall.take(cast(hall.solo, "eva"))] == ["counted", "known", "counted"]
+    vote = ballot(hall.solo, "ed")
+    assert [hall.take(vote), hall.take(vote), hall.take(ballot(hall.solo, "eva"))] == ["counted", "known", "counted"]
     assert sorted(hall.held()) == ["ed", "eva"]
 
 
@@ -136,40 +119,40 @@ def test_a_vote_counts_once_however_often_it_comes(hall: Hall) -> None:
     ],
 )
 def test_a_vote_for_anything_else_is_refused_and_not_kept(hall: Hall, change: dict[str, Any], code: Code) -> None:
-    assert hall.take(cast(hall.solo, "ed", **change)) == code
+    assert hall.take(ballot(hall.solo, "ed", **change)) == code
     assert hall.held() == []
 
 
 def test_only_electors_of_this_election_vote(hall: Hall) -> None:
-    assert hall.take(cast(hall.solo, "alice")) == Code.NOT_AUTHORISED
-    stranger = msgspec.structs.replace(cast(hall.solo, "ed"), voter="hmmm:pubkey:" + "ab" * 32)
+    assert hall.take(ballot(hall.solo, "alice")) == Code.NOT_AUTHORISED
+    stranger = msgspec.structs.replace(ballot(hall.solo, "ed"), voter="hmmm:pubkey:" + "ab" * 32)
     assert hall.take(stranger) == Code.BAD_SIGNATURE
-    vote = cast(hall.solo, "ed")
+    vote = ballot(hall.solo, "ed")
     hall.solo.propose("IDENTITY_REVOKED", {"principal": hall.solo.principals["ed"]})
     assert hall.take(vote) == Code.UNKNOWN_SIGNER
 
 
 def test_memory_is_bounded(hall: Hall, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hmmm, "VOTES_MAX", 2)
-    assert [hall.take(cast(hall.solo, name)) for name in ("ed", "eli")] == ["counted", "counted"]
-    full = hall.votes.tally(hall.solo.project, cast(hall.solo, "eva"))
+    assert [hall.take(ballot(hall.solo, name)) for name in ("ed", "eli")] == ["counted", "counted"]
+    full = hall.votes.tally(hall.solo.project, ballot(hall.solo, "eva"))
     assert isinstance(full, Unavailable) and not full.admitted
-    assert hall.take(cast(hall.solo, "ed")) == "known"
+    assert hall.take(ballot(hall.solo, "ed")) == "known"
 
 
 # --- how a certificate comes about ------------------------------------------------------------------------------------
 
 
 async def test_nothing_is_proposed_below_the_threshold(hall: Hall) -> None:
-    hall.take(cast(hall.solo, "ed"))
+    hall.take(ballot(hall.solo, "ed"))
     await hall.run()
     assert not hall.proposed and hall.held() == ["ed"]
 
 
 async def test_a_quorum_seats_exactly_what_it_signed(hall: Hall) -> None:
-    on = asked(hall.solo)
+    on = asked(hall.solo.machine)
     for name in ("eva", "ed"):
-        hall.take(cast(hall.solo, name))
+        hall.take(ballot(hall.solo, name))
     await hall.run()
     (item,) = hall.proposed
     assert isinstance(item, ProposalItem)
@@ -186,7 +169,7 @@ async def test_a_quorum_seats_exactly_what_it_signed(hall: Hall) -> None:
 
 
 async def test_a_vote_for_a_seated_council_is_settled_and_one_of_an_older_election_is_stale(hall: Hall) -> None:
-    late, others = cast(hall.solo, "eli"), [cast(hall.solo, name) for name in ("ed", "eva")]
+    late, others = ballot(hall.solo, "eli"), [ballot(hall.solo, name) for name in ("ed", "eva")]
     for vote in others:
         hall.take(vote)
     await hall.run()
@@ -197,7 +180,7 @@ async def test_a_vote_for_a_seated_council_is_settled_and_one_of_an_older_electi
 
 async def test_two_leaders_never_apply_twice(hall: Hall) -> None:
     """A deposed leader's certificate arrives after its successor's."""
-    votes = [cast(hall.solo, name) for name in ELECTORS]
+    votes = [ballot(hall.solo, name) for name in ELECTORS]
     hall.instead = not_admitted(Code.NO_LEADER, "deposed")
     for vote in votes[:2]:
         hall.take(vote)
@@ -218,18 +201,18 @@ async def test_two_leaders_never_apply_twice(hall: Hall) -> None:
 async def test_what_was_not_admitted_is_proposed_again(hall: Hall) -> None:
     hall.instead = not_admitted(Code.NO_LEADER, "not now")
     for name in ("ed", "eva"):
-        hall.take(cast(hall.solo, name))
+        hall.take(ballot(hall.solo, name))
     await hall.run(looks=3)
     assert len(hall.proposed) > 1 and hall.phase == "ELECT"
     assert hall.votes.trouble is not None and "not now" in hall.votes.trouble
     hall.instead = None
     await hall.run()
-    assert (hall.phase, hall.votes.trouble) == ("TOOLING_SYNC", None)
+    assert hall.phase == "TOOLING_SYNC" and hall.votes.trouble is None
 
 
 async def test_what_was_refused_is_proposed_again_when_something_moved(hall: Hall) -> None:
     for name in ("ed", "eva"):
-        hall.take(cast(hall.solo, name))
+        hall.take(ballot(hall.solo, name))
     hall.solo.propose("CONTROL_PAUSED", {"reason": "lunch"})
     await hall.run(looks=5)
     assert len(hall.proposed) == 1, "the same on the same state is refused again"
@@ -241,31 +224,31 @@ async def test_what_was_refused_is_proposed_again_when_something_moved(hall: Hal
 
 async def test_another_vote_is_a_reason_to_try_again(hall: Hall) -> None:
     for name in ("ed", "eva"):
-        hall.take(cast(hall.solo, name))
+        hall.take(ballot(hall.solo, name))
     hall.solo.propose("CONTROL_PAUSED", {"reason": "lunch"})
-    await hall.run(looks=3, meanwhile=lambda: hall.take(cast(hall.solo, "eli")))
+    await hall.run(looks=3, meanwhile=lambda: hall.take(ballot(hall.solo, "eli")))
     assert len(hall.proposed) == 2, "once for each set of votes"
     await hall.run(looks=3)
     assert len(hall.proposed) == 3, "and when it leads again: who knows what came of the last"
 
 
 async def test_claims_that_move_take_the_votes_with_them(hall: Hall) -> None:
-    hall.take(cast(hall.solo, "ed"))
+    hall.take(ballot(hall.solo, "ed"))
     (claim,) = hall.solo.regions().council.claims.values()
     owner = hall.solo.names[claim.principal]
     hall.solo.propose("COUNCIL_ROLE_RELEASED", {"role": "lead"}, signer=owner)
-    late = cast(hall.solo, "eva")
+    late = ballot(hall.solo, "eva")
     assert hall.take(late) == "counted", "an elector may vote on fewer claims; it seats nobody"
     await hall.run()
     assert hall.held() == ["eva"]
-    hall.take(cast(hall.solo, "eli"))
+    hall.take(ballot(hall.solo, "eli"))
     await hall.run()
     assert not hall.proposed, "a role is open"
 
 
 async def test_a_revoked_elector_no_longer_counts(hall: Hall) -> None:
     for name in ("ed", "eva"):
-        hall.take(cast(hall.solo, name))
+        hall.take(ballot(hall.solo, name))
     hall.solo.propose("IDENTITY_REVOKED", {"principal": hall.solo.principals["ed"]})
     await hall.run()
     assert (hall.held(), hall.proposed) == (["eva"], [])
@@ -273,17 +256,17 @@ async def test_a_revoked_elector_no_longer_counts(hall: Hall) -> None:
 
 async def test_votes_to_unseat_are_gathered_for_somebody_to_propose(hall: Hall) -> None:
     for name in ("ed", "eva"):
-        hall.take(cast(hall.solo, name))
+        hall.take(ballot(hall.solo, name))
     await hall.run()
     before = len(hall.proposed)
     for motion in (REELECT, "eject:lead"):
-        assert hall.take(cast(hall.solo, "ed", motion)) == hall.take(cast(hall.solo, "eva", motion)) == "counted"
+        assert hall.take(ballot(hall.solo, "ed", motion)) == hall.take(ballot(hall.solo, "eva", motion)) == "counted"
     await hall.run()
     assert len(hall.proposed) == before and len(hall.held()) == 4
     found = hall.votes.tally(hall.solo.project)
     assert isinstance(found, Tally)
     votes = [vote for vote in found.votes if vote.vote == "eject:lead"]
-    inputs = {**hmmm.certificate(asked(hall.solo, "eject:lead"), votes), "role": "lead", "reason": "gone"}
+    inputs = {**hmmm.certificate(asked(hall.solo.machine, "eject:lead"), votes), "role": "lead", "reason": "gone"}
     assert isinstance(hall.solo.propose("COUNCIL_MEMBER_EJECTED", inputs, signer="pam"), Accepted)
     await hall.run()
     assert hall.held() == []
@@ -292,33 +275,33 @@ async def test_votes_to_unseat_are_gathered_for_somebody_to_propose(hall: Hall) 
 # --- messages ---------------------------------------------------------------------------------------------------------
 
 
-def message(**changed: Any) -> dict[str, Any]:
-    return {"type": VOTE, "from": "12D3KooWsomebody", "timestamp": "2026-01-01T00:00:00Z", "data": {}, **changed}
-
-
 def test_a_message_carries_a_vote_or_a_proposal_and_other_types_are_not_ours(hall: Hall) -> None:
-    vote = cast(hall.solo, "ed")
-    assert hmmm.read(message(data=msgspec.to_builtins(vote), hop_count=3)) == vote
-    assert hmmm.read(message(type=PROPOSAL, data={"transition": "T"})) == {"transition": "T"}
+    vote = ballot(hall.solo, "ed")
+    assert hmmm.read(message(vote, hop_count=3)) == vote
+    assert hmmm.read(message({"transition": "T"}, type=PROPOSAL)) == {"transition": "T"}
     assert hmmm.read({"type": "hmmm.message", "from": {"agent_id": "a", "role": "b"}, "message": "hm"}) is None
     assert hmmm.read({"type": "task_claim"}) is None
 
 
 @pytest.mark.parametrize(
-    "document",
+    "change",
     [
-        [],
-        {},
         {"type": 7},
-        {"type": "x" * 129},
-        message(type="swoosh.vote.v2"),
-        message(data="a vote"),
-        message(extra=1),
-        message(hop_count="1"),
-        {"type": VOTE, "data": {}},
-        message(data={"voter": "somebody"}),
+        {"type": "swoosh." + "x" * 122},
+        {"type": "swoosh.vote.v2"},
+        {"data": "a vote"},
+        {"data": {"voter": "somebody"}},
+        {"extra": 1},
+        {"hop_count": "1"},
+        {"from": None},
     ],
 )
-def test_a_message_of_ours_is_read_strictly(document: Any) -> None:
+def test_a_message_of_ours_is_read_strictly(hall: Hall, change: dict[str, Any]) -> None:
+    with pytest.raises(Malformed):
+        hmmm.read({**message(ballot(hall.solo, "ed")), **change})
+
+
+@pytest.mark.parametrize("document", [[], {}, None, "swoosh.vote.v1", {"type": VOTE, "data": {}}])
+def test_what_is_no_message_is_said_so(document: Any) -> None:
     with pytest.raises(Malformed):
         hmmm.read(document)

@@ -18,6 +18,7 @@ from cluster.admission import Admission
 from cluster.answers import Answer, Unavailable
 from cluster.clock import Clock, SystemClock
 from cluster.egress import Gatekeeper
+from cluster.providers.hmmm import Polled, Votes
 from cluster.raft.driver import PeerStatus, Role
 from swoosh import canonical, genesis, hlc, principal, proposal, signing
 from swoosh import entry as log_entry
@@ -26,6 +27,7 @@ from swoosh.entry import Item, LogEntry, signers_of
 from swoosh.genesis import Genesis, Registered
 from swoosh.machine import Applied, Machine, MemorySource, Position
 from swoosh.outcome import Refused
+from swoosh.quorum import Vote
 from swoosh.reducer import Place
 from swoosh.snapshot import Manifest
 
@@ -37,6 +39,9 @@ ROLES = {
     "agent": ("agent",),
     "provider": ("provider:*",),
     "node": ("node",),
+    "ed": ("elector",),
+    "eli": ("elector",),
+    "eva": ("elector",),
 }
 
 
@@ -116,7 +121,8 @@ class Desk:
         self.memory = MemorySource(genesis.initial_projects(self.genesis, CHART), Position(1, 1, 0))
         self.store = Store(self.memory)
         self.machine = Machine(CHART, self.cluster_id, self.memory)
-        self.keeper, self.providers = Gatekeeper(self.clock, ()), ()
+        self.votes = Votes(self.machine)
+        self.keeper, self.providers = Gatekeeper(self.clock, ()), (self.votes,)
         self.admission = Admission(CHART, self.cluster_id, lambda: self.machine.registry, insecure=self.insecure)
         self.on_applied: list[Callable[[Applied], None]] = []
         self.snapshots = FakeSnapshots()
@@ -154,6 +160,11 @@ class Desk:
         return [answer for item in items for answer in self._judge(item, dry_run)]
 
     submit_forwarded = submit
+
+    async def poll(self, project: str, vote: Vote | None, deadline: float) -> Polled:
+        return self.unreadable or self.votes.tally(project, vote)
+
+    poll_as_leader = poll
 
     def _judge(self, item: Item, dry_run: bool) -> Sequence[Answer]:
         position = self.machine.position
@@ -206,6 +217,24 @@ class Desk:
         inputs = {"brief": "a brief", "repository": "", "planned_roles": []}
         key = members.pop("idem_key", f"create:{project}")
         return self.signed(self.draft("PROJECT_CREATED", key, project=project, inputs=inputs, **members))
+
+    def elect(self, agent: str = "agent") -> None:
+        """Bring `default` to where electors may vote: one role, claimed."""
+        until = self.clock.wall_us() // 1000 + 60_000
+        license = {"license_id": "l", "status": "active", "valid_until": until}
+        electorate = [KEYS[name].principal for name in ("ed", "eli", "eva")]
+        profiles = {"roles": ["lead"], "electorate": electorate, "threshold": 2}
+        for item in (
+            self.admission.fact(self.fact("license", self.cluster_id, license)),
+            lambda: self.draft("BOOT_CONFIGURED", "boot:1", "node", inputs={"chart_hash": CHART.hash}),
+            lambda: self.draft("BOOT_LICENSE_GRANTED", "boot:2", "node"),
+            lambda: self.draft("COUNCIL_PROFILES_LOADED", "elect:1", inputs=profiles),
+            lambda: self.draft("COUNCIL_ROLE_CLAIMED", "elect:2", agent, inputs={"role": "lead", "agent": "al"}),
+        ):
+            admitted = self.admission.proposal(self.signed(item())) if callable(item) else item
+            assert not isinstance(admitted, Refused), admitted
+            (outcome,) = self._judge(admitted, False)
+            assert not isinstance(outcome, Refused), outcome
 
     def fact(self, kind: str, subject: str, body: dict[str, Any], by: str = "provider", seq: int = 1) -> dict[str, Any]:
         """A signed fact, observed now."""
