@@ -23,10 +23,10 @@ from cluster.raft.driver import PeerStatus, Role
 from swoosh import canonical, genesis, hlc, principal, proposal, signing
 from swoosh import entry as log_entry
 from swoosh.chart import load_chart
-from swoosh.entry import Item, LogEntry, signers_of
+from swoosh.entry import FactItem, Item, LogEntry, ProposalItem, signers_of
 from swoosh.genesis import Genesis, Registered
 from swoosh.machine import Applied, Machine, MemorySource, Position
-from swoosh.outcome import Refused
+from swoosh.outcome import Accepted, Refused
 from swoosh.quorum import Vote
 from swoosh.reducer import Place
 from swoosh.snapshot import Manifest
@@ -218,23 +218,29 @@ class Desk:
         key = members.pop("idem_key", f"create:{project}")
         return self.signed(self.draft("PROJECT_CREATED", key, project=project, inputs=inputs, **members))
 
-    def elect(self, agent: str = "agent") -> None:
+    def elect(self) -> None:
         """Bring `default` to where electors may vote: one role, claimed."""
         until = self.clock.wall_us() // 1000 + 60_000
-        license = {"license_id": "l", "status": "active", "valid_until": until}
+        licensed = {"license_id": "l", "status": "active", "valid_until": until}
         electorate = [KEYS[name].principal for name in ("ed", "eli", "eva")]
         profiles = {"roles": ["lead"], "electorate": electorate, "threshold": 2}
-        for item in (
-            self.admission.fact(self.fact("license", self.cluster_id, license)),
-            lambda: self.draft("BOOT_CONFIGURED", "boot:1", "node", inputs={"chart_hash": CHART.hash}),
-            lambda: self.draft("BOOT_LICENSE_GRANTED", "boot:2", "node"),
-            lambda: self.draft("COUNCIL_PROFILES_LOADED", "elect:1", inputs=profiles),
-            lambda: self.draft("COUNCIL_ROLE_CLAIMED", "elect:2", agent, inputs={"role": "lead", "agent": "al"}),
+        item = self.admission.fact(self.fact("license", self.cluster_id, licensed))
+        assert isinstance(item, FactItem)
+        self._judge(item, False)
+        for transition, by, inputs in (
+            ("BOOT_CONFIGURED", "node", {"chart_hash": CHART.hash}),
+            ("BOOT_LICENSE_GRANTED", "node", {}),
+            ("COUNCIL_PROFILES_LOADED", "proposer", profiles),
+            ("COUNCIL_ROLE_CLAIMED", "agent", {"role": "lead", "agent": "al"}),
         ):
-            admitted = self.admission.proposal(self.signed(item())) if callable(item) else item
-            assert not isinstance(admitted, Refused), admitted
+            held = self.machine.project("default")
+            assert held is not None
+            later = hlc.merge(self.clock.wall_us() // 1000, hlc.HLC.parse(held.regions.hlc_last.hlc))
+            sent = self.signed(self.draft(transition, f"elect:{transition}", by, inputs=inputs, hlc=str(later)))
+            admitted = self.admission.proposal(sent)
+            assert isinstance(admitted, ProposalItem), admitted
             (outcome,) = self._judge(admitted, False)
-            assert not isinstance(outcome, Refused), outcome
+            assert isinstance(outcome, Accepted), outcome
 
     def fact(self, kind: str, subject: str, body: dict[str, Any], by: str = "provider", seq: int = 1) -> dict[str, Any]:
         """A signed fact, observed now."""
