@@ -29,8 +29,6 @@ from swoosh.quorum import APPROVE, EJECT, Vote
 from swoosh.regions.council import Poll, poll
 from swoosh.state import Council, Identity
 
-STDIN = "-"
-
 
 @click.group()
 def council() -> None:
@@ -88,14 +86,13 @@ def certify(connection: Connection, motion: str, project: str, files: tuple[str,
     """
     if motion != APPROVE and not reason:
         raise click.UsageError(f"--reason: say why {motion}")
-    texts = list(_lines(files))
     asked = run(_asked(connection, project, motion))
-    votes = list(_votes(texts)) if files else run(_gathered(connection, project, motion))
-    good = asked.good(votes)
+    votes = list(_votes(_lines(files))) if files else run(_gathered(connection, project, motion))
     _show(asked.poll)
-    missing = [name for name in asked.poll.electors if name not in good]
-    for name in missing:
-        say(f"  no vote of {name}")
+    good = asked.good(votes)
+    for name in asked.poll.electors:
+        if name not in good:
+            say(f"  no vote of {name}")
     if len(good) < asked.poll.threshold:
         fail(f"{len(good)} of {len(asked.poll.electors)} electors voted; {asked.poll.threshold} are needed")
     report(connection, run(_propose(connection, key, asked.poll, list(good.values()), reason)))
