@@ -421,7 +421,7 @@ class Node:
         return await self._forwarder.poll(leader, project, vote, deadline)
 
     async def poll_as_leader(self, project: str, vote: Vote | None, deadline: float) -> Polled:
-        """As ``poll`` where this node leads. A refusal is final, so one of the state rests on all that was committed."""
+        """As ``poll`` where this node leads. A refusal of state is final, so it rests on all that was committed."""
         if self.raft.role is not Role.LEADER or self._stopping:
             return not_admitted(Code.NO_LEADER, f"{self.config.node_id} does not lead")
         found = self.votes.tally(project, vote)
