@@ -476,7 +476,7 @@ def _strangers(index: int, data: bytes | None, registry: Registry) -> Iterator[F
             if unsigned and held is not None:
                 reason = f"taken unsigned in the name of {name}, who is registered"
             elif not unsigned and (held is None or held.revoked):
-                reason = f"{name} was {'revoked' if held else 'not registered'} when this was signed"
+                reason = f"{name} was {'revoked' if held else 'not registered'} at this place in the log"
             else:
                 continue
             yield Finding("signature", f"index {index} item {number}", reason)
