@@ -30,6 +30,7 @@ from cluster.faults import ExitCode
 from cluster.license_gate import LicenseGate
 from cluster.nodekey import NodeKey
 from cluster.proposals import Proposals
+from cluster.providers.hmmm import Polled, Votes
 from cluster.providers.leading import Leading, Provider
 from cluster.raft.driver import Fate, Identity, Links, NoQuorum, NotLeader, Raft, Role
 from cluster.raft.install import Installer
@@ -50,6 +51,7 @@ from swoosh.hashing import digest
 from swoosh.machine import Applied, Machine
 from swoosh.outcome import Code, Refused
 from swoosh.proposal import CLUSTER
+from swoosh.quorum import Vote
 from swoosh.state import Members, as_cluster
 
 PULSE_SECONDS = 0.25
@@ -96,6 +98,8 @@ class Forwarder(Protocol):
 
     async def submit(self, leader: str, items: Sequence[Item], deadline: float, *, dry_run: bool) -> list[Answer]: ...
 
+    async def poll(self, leader: str, project: str, vote: Vote | None, deadline: float) -> Polled: ...
+
 
 class Node:
     """One member of the cluster.
@@ -130,12 +134,14 @@ class Node:
         leave for outside systems; ``providers`` run while this node leads."""
         refuse_diverged(store)
         self.config, self.chart, self.store, self.snapshots, self.clock = config, chart, store, snapshots, clock
-        self.donor, self.installer, self.providers = donor, installer, tuple(providers)
+        self.donor, self.installer = donor, installer
         try:
             self.machine = Machine(chart, identity.cluster_id, store)
             creators = Creators(chart, store.first_records(), config.projects_per_signer)
         except Corrupt as error:
             faults.fatal(ExitCode.DAMAGED, str(error))
+        self.votes = Votes(self.machine)
+        self.providers = (*providers, self.votes)
         self.admission = Admission(chart, identity.cluster_id, lambda: self.machine.registry, insecure=genesis.insecure)
         self.insecure = genesis.insecure
         self.keeper = keeper
@@ -431,6 +437,28 @@ class Node:
 
     async def _submit_here(self, items: Sequence[Item], deadline: float) -> list[Answer]:
         return await self.submit_as_leader(items, deadline)
+
+    # --- votes --------------------------------------------------------------------------------------------------------
+
+    async def poll(self, project: str, vote: Vote | None, deadline: float) -> Polled:
+        """The votes the leader has gathered on a project's council, with one more if one is handed in and counts."""
+        leader = self.raft.leader
+        if self.raft.role is Role.LEADER:
+            return await self.poll_as_leader(project, vote, deadline)
+        if leader is None or leader == self.config.node_id:
+            return not_admitted(Code.NO_LEADER, "no leader is known")
+        return await self._forwarder.poll(leader, project, vote, deadline)
+
+    async def poll_as_leader(self, project: str, vote: Vote | None, deadline: float) -> Polled:
+        """As ``poll`` where this node leads. A refusal of state is final, so it rests on all that was committed."""
+        if self.raft.role is not Role.LEADER or self._stopping:
+            return not_admitted(Code.NO_LEADER, f"{self.config.node_id} does not lead")
+        found = self.votes.tally(project, vote)
+        if not isinstance(found, Refused) or found.code is Code.BAD_SIGNATURE:
+            return found
+        return await self.read("linearizable", deadline) or self.votes.tally(project, vote)
+
+    # --- what was refused ---------------------------------------------------------------------------------------------
 
     def _note_refusals(self, items: Sequence[Item], answers: Sequence[Answer]) -> None:
         """Operators ask who was refused and why; node-local, outside every hash."""

@@ -2,13 +2,15 @@
 
 * **state**: every project hashes to its head row, and the whole to the manifest if this is a snapshot;
 * **chains**: every WAL record follows from the one before it, and Decision Records, ledger and heads from those;
-* **signatures**: everything that entered the log was signed, and recorded votes are exactly the good ones;
+* **signatures**: everything that entered the log was signed for this cluster, and recorded votes are exactly the good
+  ones;
 * **replay**: the log reduced again from the genesis or an earlier snapshot gives the same records, byte for byte, and
-  the same cluster hash.
+  the same cluster hash; and, where it is audited, whoever signed was registered at that place in the log.
 
-`swoosh verify` runs them on a stopped node's store or on a snapshot. A running node has each new snapshot replayed
-from the one before it, by a process of its own at low priority (``replay_in_background``), and stops if the bytes
-differ: a replica that computes something else is none. This module must never repair, nor write to what it examines.
+`swoosh verify` runs them on a stopped node's store or on a snapshot, audited. A running node has each new snapshot
+replayed from the one before it, by a process of its own at low priority (``replay_in_background``), and stops if the
+bytes differ: a replica that computes something else is none. This module must never repair, nor write to what it
+examines.
 """
 
 from __future__ import annotations
@@ -39,13 +41,15 @@ from cluster.storage.store import ORIGIN, Checkpoint, Store
 from cluster.storage.witness import MemoryWitness
 from swoosh import decision, facts, genesis, idempotency, principal, proposal, signing, snapshot, wal
 from swoosh import entry as log_entry
+from swoosh.catalog import Registry
 from swoosh.chart import Chart
-from swoosh.entry import BatchItem, CheckpointItem, FactItem, Item, MarkItem, Note, ProposalItem
+from swoosh.entry import BatchItem, CheckpointItem, FactItem, Item, MarkItem, Note, ProposalItem, signers_of
 from swoosh.errors import Corrupt, Malformed
 from swoosh.facts import Known
 from swoosh.genesis import Genesis
 from swoosh.idempotency import LedgerEntry
 from swoosh.machine import Applied, HeadSummary, Machine, MemorySource, Position, Source
+from swoosh.outcome import Refused
 from swoosh.quorum import votes_in
 from swoosh.snapshot import Manifest
 from swoosh.state import GENESIS_HASH, Head, Project
@@ -124,8 +128,12 @@ def examine(kv: KeyValue, chart: Chart) -> Report:
     return Report(upto, tuple(findings[:FINDINGS_MAX]), unchecked, found.store.checkpoint)
 
 
-def examine_replay(kv: KeyValue, chart: Chart, base: KeyValue | None = None) -> Report:
-    """Replay the log of a store from the state in ``base``, or from the genesis, and compare with what it holds."""
+def examine_replay(kv: KeyValue, chart: Chart, base: KeyValue | None = None, *, audited: bool = False) -> Report:
+    """Replay the log of a store from the state in ``base``, or from the genesis, and compare with what it holds.
+
+    ``audited``: also hold every signer against the identities in force where it signed. A running node does not: what
+    the reducer refuses changes no state, and one bad leader must not be able to stop every node with an entry.
+    """
     try:
         found, earlier = subject(kv, chart), Store(base) if base is not None else None
         upto, after = found.store.position().index, ORIGIN.index if earlier is None else earlier.position().index
@@ -133,10 +141,10 @@ def examine_replay(kv: KeyValue, chart: Chart, base: KeyValue | None = None) -> 
         if obstacle is not None:
             return Report(upto, (), (f"replay: {obstacle}",))
         origin = earlier or MemorySource(genesis.initial_projects(found.genesis, found.chart), ORIGIN)
-        findings = [*verify_state(found), *replay(log(kv, after + 1, upto), found, origin)]
+        findings = [*verify_state(found), *replay(log(kv, after + 1, upto), found, origin, audited=audited)]
     except (Corrupt, Malformed) as error:
         return Report(0, (Finding("state", "store", str(error)),))
-    return Report(upto, tuple(findings))
+    return Report(upto, tuple(findings[:FINDINGS_MAX]))
 
 
 def examine_state(kv: KeyValue, chart: Chart, manifest: Manifest) -> Report:
@@ -426,8 +434,9 @@ class _Replayed:
         return self._base.facts()
 
 
-def replay(entries: Iterable[Entry], found: Subject, base: Source) -> list[Finding]:
-    """Reduce again what came after ``base`` and compare with the store: its first difference, or none.
+def replay(entries: Iterable[Entry], found: Subject, base: Source, *, audited: bool = False) -> list[Finding]:
+    """Reduce again what came after ``base`` and compare with the store: its first difference, or none; before it, where
+    it is audited, whoever signed without being registered.
 
     ``entries`` are those after ``base.position()`` up to the store's.
 
@@ -437,25 +446,56 @@ def replay(entries: Iterable[Entry], found: Subject, base: Source) -> list[Findi
     source = _Replayed(base)
     machine = found.machine(source)
     noted: dict[int, str] = {}
+    strangers: list[Finding] = []
     for index, term, data in entries:
+        if audited:
+            strangers += _strangers(index, data, machine.registry)
         applied = machine.apply(index, term, data)
         source.commit(applied)
         different = _first_difference(found.store, applied) or _disagreement(noted, applied)
         if different is not None:
-            return [different]
+            return [*strangers, different]
         if is_due(applied):
             noted[index] = machine.cluster_hash
     stored = found.machine()
     if (machine.position, machine.cluster_hash) == (stored.position, stored.cluster_hash):
-        return []
+        return strangers
     reason = (
         f"replay ends at {machine.position} with {machine.cluster_hash}, "
         f"the store is at {stored.position} with {stored.cluster_hash}"
     )
-    return [Finding("replay", f"index {stored.position.index}", reason)]
+    return [*strangers, Finding("replay", f"index {stored.position.index}", reason)]
+
+
+def _strangers(index: int, data: bytes | None, registry: Registry) -> Iterator[Finding]:
+    """Who signed items of an entry, though the registry as of the entry before does not have them."""
+    try:
+        items = () if data is None else log_entry.decode(data).items
+        signers = [() if isinstance(item, CheckpointItem | MarkItem) else signers_of(item) for item in items]
+    except (Corrupt, msgspec.DecodeError):
+        return  # found by verify_signatures
+    for number, (item, names) in enumerate(zip(items, signers, strict=True)):
+        unsigned = isinstance(item, ProposalItem) and item.trusted
+        for name in dict.fromkeys(names):
+            held = registry.cluster.identities.entries.get(name)
+            if unsigned and held is not None:
+                reason = f"taken unsigned in the name of {name}, who is registered"
+            elif not unsigned and (held is None or held.revoked):
+                reason = f"{name} was {'revoked' if held else 'not registered'} at this place in the log"
+            else:
+                continue
+            yield Finding("signature", f"index {index} item {number}", reason)
 
 
 def _first_difference(store: Store, applied: Applied) -> Finding | None:
+    accepted = {(project_id, key) for project_id, key, _ in applied.ledger}
+    for outcome in applied.outcomes:
+        if isinstance(outcome, Refused) and (outcome.project, outcome.idem_key) not in accepted:
+            entry = store.ledger(outcome.project, outcome.idem_key)
+            if entry is not None and entry.index == applied.position.index:
+                place = f"{outcome.project} seq {entry.seq}, index {entry.index}"
+                reason = f"{outcome.code}: {'; '.join(outcome.reasons)}"
+                return Finding("replay", place, f"stored is that it was accepted, replay refuses it: {reason}")
     for (record, data), (decided, decided_data) in zip(applied.records, applied.decisions, strict=True):
         place = f"{record.project} seq {record.seq}, index {record.index}"
         kept = store.record(record.project, record.seq)

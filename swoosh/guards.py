@@ -18,7 +18,7 @@ from swoosh.catalog import Context, Verdict, guard, passed, refused
 from swoosh.chart import Transition
 from swoosh.facts import Body, Known
 from swoosh.proposal import DEFAULT_PROJECT
-from swoosh.state import Environment
+from swoosh.state import Environment, Identity
 
 BodyOf = TypeVar("BodyOf", bound=Body)
 _NEVER_WITH_POLICY = ("node", "provider:")
@@ -78,10 +78,14 @@ def signed_by_operator(c: Context) -> bool:
 
 def has_role(c: Context, principal: str, role: str) -> bool:
     """Whether a principal holds a role in this project and was not revoked."""
-    identity = c.registry.identity(principal)
-    if identity is None or role not in identity.roles:
+    return holds(c.registry.identity(principal), role, c.project)
+
+
+def holds(identity: Identity | None, role: str, project: str) -> bool:
+    """Whether an identity, if there is one, holds a role in a project and was not revoked."""
+    if identity is None or identity.revoked or role not in identity.roles:
         return False
-    return not identity.projects or c.project in identity.projects
+    return not identity.projects or project in identity.projects
 
 
 def is_revoked(c: Context, principal: str) -> bool:

@@ -25,6 +25,8 @@ _COMMANDS = {
     "keys": "keys",
     "identity": "identity",
     "member": "identity",
+    "council": "council",
+    "hmmm": "hmmm",
     "leader": "leader",
     "worker": "worker",
     "chart": "chart",

@@ -20,7 +20,11 @@ from cluster.verify import Report, examine, examine_replay
 
 @click.command()
 @click.argument("path", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--replay", is_flag=True, help="Also reduce the whole log again and compare every byte.")
+@click.option(
+    "--replay",
+    is_flag=True,
+    help="Also reduce the whole log again, compare every byte, and hold signers against the identities of their time.",
+)
 @click.option(
     "--base", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Replay from this snapshot."
 )
@@ -34,7 +38,8 @@ def verify(path: Path, replay: bool, base: Path | None, output: str) -> None:
         kv = _open(stack, path)
         reports = [examine(kv, packaged_chart())]
         if replay or base is not None:
-            reports.append(examine_replay(kv, packaged_chart(), _open(stack, base) if base is not None else None))
+            earlier = _open(stack, base) if base is not None else None
+            reports.append(examine_replay(kv, packaged_chart(), earlier, audited=True))
     if output == "json":
         print_json(reports)
     else:

@@ -15,7 +15,7 @@ from aiohttp import web
 
 from cluster import faults
 from cluster.faults import ExitCode
-from cluster.http import admin, health, problems, records, state, transition, watch
+from cluster.http import admin, health, hmmm, problems, records, state, transition, watch
 from cluster.http.listener import doorman_of
 from cluster.http.rate import METERS, Buckets, Meters, Throttled, charge
 from cluster.http.request import LIMITS, METRICS, NODE, PROJECT, Limits, head_of
@@ -55,6 +55,8 @@ def public_app(node: Node, metrics: Metrics, limits: Limits | None = None) -> we
             web.post("/transition", transition.post_transition),
             web.post("/transitions", transition.post_transitions),
             web.get(r"/transitions/{key:[\s\S]+}", transition.get_outcome),
+            web.post("/hmmm/messages", hmmm.post_message),
+            web.get("/council/votes", hmmm.get_votes),
             web.get("/state", state.get_state),
             web.get("/projects", state.get_projects),
             web.get("/health", health.get_health),

@@ -27,12 +27,15 @@ from cluster.http import problems, snapshots
 from cluster.http.request import LIMITS, NODE, Limits, read_body
 from cluster.node import Node
 from cluster.peerport import peer_id
+from cluster.providers.hmmm import Polled
 from swoosh import limits
 from swoosh.entry import Item, owed, pack_items, unpack_items, weight
 from swoosh.errors import Corrupt, Malformed
 from swoosh.outcome import Code
+from swoosh.quorum import Vote
 
 PATH = "/peer/submit"
+VOTES_PATH = "/peer/votes"
 LOG_PATH = "/peer/log"
 MEDIA = "application/msgpack"
 MESSAGES_IN_FLIGHT = 4
@@ -42,9 +45,14 @@ MESSAGE_BYTES_MAX = 2 * limits.BATCH_BODY_BYTES_MAX
 Group = tuple[int, bool, bytes]
 """One caller's items as sent: milliseconds left, dry run, packed items."""
 
+Ballot = tuple[str, Vote | None, int]
+"""A project, a vote on its council, milliseconds left."""
+
 _encode = msgspec.msgpack.encode
 _groups = msgspec.msgpack.Decoder(list[Group])
 _answers = msgspec.msgpack.Decoder(list[list[Answer]])
+_ballot = msgspec.msgpack.Decoder(Ballot)
+_polled: msgspec.msgpack.Decoder[Polled] = msgspec.msgpack.Decoder(Polled)
 
 
 class Peers(Protocol):
@@ -106,6 +114,24 @@ class Forwarder:
             return call.answers.result()
         finally:
             call.answers.cancel()  # a caller that left is struck from what has not been sent
+
+    async def poll(self, leader: str, project: str, vote: Vote | None, deadline: float) -> Polled:
+        """Ask the leader which votes it has, and hand it one. Without an answer, whether it has that one is unknown."""
+        remaining_ms = max(0, int((deadline - self._clock.monotonic()) * 1000))
+        posting = asyncio.ensure_future(
+            self._peers.post(leader, VOTES_PATH, _once(_encode((project, vote, remaining_ms))))
+        )
+        try:
+            if not await done_by(self._clock, deadline, posting):
+                return unknown(f"{leader}, the leader, did not answer in time")
+            status, reply = posting.result()
+            if not problems.succeeded(status):
+                return unknown(f"the leader answered the hop with status {status}: {reply[:200]!r}")
+            return _polled.decode(reply)
+        except (Unreachable, msgspec.DecodeError) as error:
+            return unknown(str(error))
+        finally:
+            posting.cancel()
 
     def stop(self) -> None:
         """Give up what is on its way: its outcome is unknown."""
@@ -191,6 +217,10 @@ class Lane:
         )
 
 
+async def _once(message: bytes) -> AsyncIterator[bytes]:
+    yield message
+
+
 def _read_answers(status: int, reply: bytes, calls: list[Call]) -> list[list[Answer]]:
     """Raises Malformed if the reply is not one answer for each thing asked."""
     if not problems.succeeded(status):
@@ -212,6 +242,7 @@ def peer_app(node: Node) -> web.Application:
     app = web.Application()
     app[NODE], app[LIMITS] = node, Limits()
     app.router.add_post(PATH, post_submit)
+    app.router.add_post(VOTES_PATH, post_votes)
     app.router.add_routes(snapshots.routes())
     app.router.add_get(LOG_PATH, get_log)
     return app
@@ -241,3 +272,18 @@ async def post_submit(request: web.Request) -> web.Response:
         *(node.submit_forwarded(items, deadline, dry_run=dry_run) for items, deadline, dry_run in asked)
     )
     return problems.peer_answers(_encode(answers))
+
+
+async def post_votes(request: web.Request) -> web.Response:
+    """A vote that a member was handed, or none: what this node, if it leads, has gathered with it."""
+    node = request.app[NODE]
+    if peer_id(request) is None:
+        return problems.refuse(Code.NOT_AUTHORISED, "only members are served here")
+    try:
+        project, vote, remaining_ms = _ballot.decode(await read_body(request, limits.BODY_BYTES_MAX, MEDIA))
+    except Malformed as error:
+        return problems.refuse(error.code, error.reason)
+    except msgspec.DecodeError as error:
+        return problems.refuse(Code.MALFORMED, str(error))
+    polled = await node.poll_as_leader(project, vote, node.clock.monotonic() + remaining_ms / 1000)
+    return problems.peer_answers(_encode(polled))

@@ -203,6 +203,21 @@ class Client:
             if not await self._wait(pauses.after(delivery.reply), deadline):
                 return [outcome if _is_final(outcome, doubt) else _unsettled(outcome) for outcome in outcomes]
 
+    # --- messages -----------------------------------------------------------------------------------------------------
+
+    async def message(self, message: Mapping[str, Any]) -> dict[str, Any]:
+        """Hand in one HMMM message, as a bridge does: a vote, a proposal, or one that changes nothing. What became of
+        it, as the node says. Handing it in again is harmless, so this goes on until somebody settles it.
+
+        Raises:
+            Unavailable: nobody could within the budget.
+            Rejected: it was refused.
+        """
+        delivery = await self._deliver("/hmmm/messages", canonical.encode(message), self._deadline())
+        if delivery.reply is None:
+            raise answers.Unavailable(f"no answer to a message: {delivery.last}")
+        return answers.read(delivery.reply, dict[str, Any])
+
     # --- facts --------------------------------------------------------------------------------------------------------
 
     async def fact(

@@ -9,8 +9,8 @@ Claims and votes of a revoked identity count as never made.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Annotated, Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 from msgspec import Meta
@@ -18,10 +18,11 @@ from msgspec.structs import replace
 
 from swoosh import facts, limits, quorum
 from swoosh.catalog import Context, Verdict, effect, guard, inputs, passed, refused
-from swoosh.guards import has_role, is_revoked, said, signed_by_operator
+from swoosh.guards import has_role, holds, is_revoked, said, signed_by_operator
 from swoosh.inputs import Count, Inputs, Principal, Text, Word, check_distinct, check_hashes, check_names, is_printable
+from swoosh.outcome import Code, Refused
 from swoosh.principal import normalise
-from swoosh.state import Certificate, Claim, Council, Member, Vote
+from swoosh.state import Certificate, Claim, Council, Identity, Member, Vote
 
 ELECTORS_MIN = 3  # fewer cannot outvote one that is wrong; a one-node cluster has nobody else to ask
 
@@ -58,8 +59,8 @@ class Ballot(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One vote: ``approve``, ``eject:<role>`` or ``reelect``, signed by its voter (see signing.vote_preimage)."""
 
     voter: Principal
-    vote: Annotated[str, Meta(max_length=limits.NAME_CHARS_MAX + len("eject:"))]
-    signature: Annotated[str, Meta(max_length=limits.NAME_CHARS_MAX)]
+    vote: quorum.Motion
+    signature: quorum.Signature
 
 
 Ballots = Annotated[tuple[Ballot, ...], Meta(max_length=limits.ELECTORS_MAX)]
@@ -318,6 +319,83 @@ def clear_council(c: Context) -> Mapping[str, Any]:
     return {"council": _new_election(c.regions.council, {})}
 
 
+# --- before a vote is in a certificate --------------------------------------------------------------------------------
+
+Known = Callable[[str], Identity | None]
+"""The registered identity of a principal, revoked or not."""
+
+
+class Poll(NamedTuple):
+    """What electors may vote on now: a motion about exactly these members of this election. ``lacking`` are roles that
+    have to be claimed before a vote can seat anybody."""
+
+    project: str
+    motion: str
+    transition: str
+    election: int
+    members: tuple[Member, ...]
+    member_set_hash: str
+    threshold: int
+    electors: tuple[str, ...]
+    lacking: tuple[str, ...]
+
+    def objection(self, vote: quorum.Vote) -> Refused | None:
+        """Why a vote does not count here, whatever its signature; None where it does."""
+        voter = normalise(vote.voter)
+        if voter not in self.electors:
+            reason = f"{voter[:120]} is no elector of election {self.election} who may still vote"
+            return Refused(Code.NOT_AUTHORISED, (reason,), self.project, self.transition)
+        if vote.election != self.election:
+            reason = f"the vote is of election {vote.election}; this is election {self.election}"
+        elif vote.member_set_hash != self.member_set_hash:
+            held = self.member_set_hash or "nobody"
+            reason = f"the vote is about {vote.member_set_hash or 'nobody'}; what is voted on now hashes to {held}"
+        else:
+            return None
+        return Refused(Code.STALE_STATE, (reason,), self.project, self.transition)
+
+
+def poll(project: str, council: Council, motion: str, known: Known) -> Poll | Refused:
+    """What is voted on, or why nothing is. It says what the guards will ask of the certificate, not that it holds."""
+    lacking: tuple[str, ...] = ()
+    if motion == quorum.APPROVE:
+        if council.members or not council.electorate:
+            return _no_poll(project, "no election is open: its certificate is there, or its rules are not yet")
+        transition, claims = "COUNCIL_QUORUM_CERT", _unrevoked(council.claims, known)
+        members = _members(claims)
+        lacking = tuple(role for role in council.planned_roles if role not in claims)
+    elif motion == quorum.REELECT:
+        transition, members = "COUNCIL_REELECTION_CALLED", council.members
+    elif motion in [quorum.EJECT + member.role for member in council.members]:
+        transition, members = "COUNCIL_MEMBER_EJECTED", council.members
+    else:
+        seats = ", ".join(quorum.EJECT + member.role for member in council.members)
+        return _no_poll(project, f"{motion[:80]!r} cannot be voted on; {seats or quorum.APPROVE}, {quorum.REELECT} can")
+    return Poll(
+        project=project,
+        motion=motion,
+        transition=transition,
+        election=council.election,
+        members=members,
+        member_set_hash=_set_hash(members) if members or motion == quorum.APPROVE else "",
+        threshold=council.threshold,
+        electors=tuple(name for name in council.electorate if holds(known(name), "elector", project)),
+        lacking=lacking,
+    )
+
+
+def is_settled(council: Council, vote: quorum.Vote) -> bool:
+    """Whether the vote is for the very set that the certificate of this election seated."""
+    held = council.certificate
+    if held is None or vote.vote != quorum.APPROVE:
+        return False
+    return (vote.election, vote.member_set_hash) == (held.election, held.member_set_hash)
+
+
+def _no_poll(project: str, reason: str) -> Refused:
+    return Refused(Code.STALE_STATE, (reason,), project)
+
+
 # --- shared -----------------------------------------------------------------------------------------------------------
 
 
@@ -333,7 +411,13 @@ def _new_election(council: Council, claims: dict[str, Claim]) -> Council:
 
 
 def _live_claims(c: Context) -> dict[str, Claim]:
-    return {role: claim for role, claim in c.regions.council.claims.items() if not is_revoked(c, claim.principal)}
+    return _unrevoked(c.regions.council.claims, c.registry.cluster.identities.entries.get)
+
+
+def _unrevoked(claims: Mapping[str, Claim], known: Known) -> dict[str, Claim]:
+    """Claims that stand. A claimant who was never registered is one that a node vouches for."""
+    holders = {role: known(claim.principal) for role, claim in claims.items()}
+    return {role: claims[role] for role, holder in holders.items() if holder is None or not holder.revoked}
 
 
 def _members(claims: Mapping[str, Claim]) -> tuple[Member, ...]:

@@ -53,6 +53,8 @@ def test_every_command_explains_itself() -> None:
         "snapshot",
         "keys",
         "identity",
+        "council",
+        "hmmm",
         "leader",
     ):
         assert f"\n  {name} " in listing.output

@@ -16,11 +16,12 @@ import msgspec
 from chaos.nowhere import node_config
 from chaos.solo import CHART, Solo, the_chart
 from cluster import faults, verify
-from cluster.answers import Answer, not_admitted
+from cluster.answers import Answer, not_admitted, unknown
 from cluster.egress import Gatekeeper, Unreachable
 from cluster.entropy import SeededEntropy
 from cluster.node import REDUCER_VERSION, Node
 from cluster.nodekey import NodeKey
+from cluster.providers.hmmm import Polled
 from cluster.providers.leading import Provider
 from cluster.raft import install
 from cluster.raft.journal import Journal
@@ -36,6 +37,7 @@ from swoosh.chart import Chart, load_chart
 from swoosh.entry import Item, ProposalItem, owed
 from swoosh.outcome import Accepted, Code
 from swoosh.proposal import CLUSTER, DEFAULT_PROJECT
+from swoosh.quorum import Vote
 from swoosh.snapshot import Manifest
 from tests.raft.cluster import IDENTITY, Cluster, MemoryTransport, OurHost, Store
 
@@ -147,6 +149,11 @@ class Hop:
             return [not_admitted(Code.NO_LEADER, f"{leader} is out of reach")] * sum(map(owed, items))
         there = self._host.cluster.node(leader)
         return await there.submit_forwarded(items, deadline, dry_run=dry_run)
+
+    async def poll(self, leader: str, project: str, vote: Vote | None, deadline: float) -> Polled:
+        if leader not in self._host.links:
+            return unknown(f"{leader} is out of reach")
+        return await self._host.cluster.node(leader).poll_as_leader(project, vote, deadline)
 
 
 class Neighbours:

@@ -18,14 +18,16 @@ from cluster.admission import Admission
 from cluster.answers import Answer, Unavailable
 from cluster.clock import Clock, SystemClock
 from cluster.egress import Gatekeeper
+from cluster.providers.hmmm import Polled, Votes
 from cluster.raft.driver import PeerStatus, Role
 from swoosh import canonical, genesis, hlc, principal, proposal, signing
 from swoosh import entry as log_entry
 from swoosh.chart import load_chart
-from swoosh.entry import Item, LogEntry, signers_of
+from swoosh.entry import FactItem, Item, LogEntry, ProposalItem, signers_of
 from swoosh.genesis import Genesis, Registered
 from swoosh.machine import Applied, Machine, MemorySource, Position
-from swoosh.outcome import Refused
+from swoosh.outcome import Accepted, Refused
+from swoosh.quorum import Vote
 from swoosh.reducer import Place
 from swoosh.snapshot import Manifest
 
@@ -37,6 +39,9 @@ ROLES = {
     "agent": ("agent",),
     "provider": ("provider:*",),
     "node": ("node",),
+    "ed": ("elector",),
+    "eli": ("elector",),
+    "eva": ("elector",),
 }
 
 
@@ -116,8 +121,9 @@ class Desk:
         self.memory = MemorySource(genesis.initial_projects(self.genesis, CHART), Position(1, 1, 0))
         self.store = Store(self.memory)
         self.machine = Machine(CHART, self.cluster_id, self.memory)
+        self.votes = Votes(self.machine)
         self.keeper = Gatekeeper(self.clock, ())
-        self.providers: tuple[SimpleNamespace, ...] = ()
+        self.providers: tuple[Any, ...] = (self.votes,)
         self.admission = Admission(CHART, self.cluster_id, lambda: self.machine.registry, insecure=self.insecure)
         self.on_applied: list[Callable[[Applied], None]] = []
         self.snapshots = FakeSnapshots()
@@ -155,6 +161,11 @@ class Desk:
         return [answer for item in items for answer in self._judge(item, dry_run)]
 
     submit_forwarded = submit
+
+    async def poll(self, project: str, vote: Vote | None, deadline: float) -> Polled:
+        return self.unreadable or self.votes.tally(project, vote)
+
+    poll_as_leader = poll
 
     def _judge(self, item: Item, dry_run: bool) -> Sequence[Answer]:
         position = self.machine.position
@@ -207,6 +218,30 @@ class Desk:
         inputs = {"brief": "a brief", "repository": "", "planned_roles": []}
         key = members.pop("idem_key", f"create:{project}")
         return self.signed(self.draft("PROJECT_CREATED", key, project=project, inputs=inputs, **members))
+
+    def elect(self) -> None:
+        """Bring `default` to where electors may vote: one role, claimed."""
+        until = self.clock.wall_us() // 1000 + 60_000
+        licensed = {"license_id": "l", "status": "active", "valid_until": until}
+        electorate = [KEYS[name].principal for name in ("ed", "eli", "eva")]
+        profiles = {"roles": ["lead"], "electorate": electorate, "threshold": 2}
+        item = self.admission.fact(self.fact("license", self.cluster_id, licensed))
+        assert isinstance(item, FactItem)
+        self._judge(item, False)
+        for transition, by, inputs in (
+            ("BOOT_CONFIGURED", "node", {"chart_hash": CHART.hash}),
+            ("BOOT_LICENSE_GRANTED", "node", {}),
+            ("COUNCIL_PROFILES_LOADED", "proposer", profiles),
+            ("COUNCIL_ROLE_CLAIMED", "agent", {"role": "lead", "agent": "al"}),
+        ):
+            held = self.machine.project("default")
+            assert held is not None
+            later = hlc.merge(self.clock.wall_us() // 1000, hlc.HLC.parse(held.regions.hlc_last.hlc))
+            sent = self.signed(self.draft(transition, f"elect:{transition}", by, inputs=inputs, hlc=str(later)))
+            admitted = self.admission.proposal(sent)
+            assert isinstance(admitted, ProposalItem), admitted
+            (outcome,) = self._judge(admitted, False)
+            assert isinstance(outcome, Accepted), outcome
 
     def fact(self, kind: str, subject: str, body: dict[str, Any], by: str = "provider", seq: int = 1) -> dict[str, Any]:
         """A signed fact, observed now."""

@@ -12,11 +12,22 @@ from aiohttp import web
 from cluster.answers import Answer, Unavailable, not_admitted
 from cluster.clock import ManualClock, SystemClock
 from cluster.egress import Unreachable
-from cluster.http.forward import MESSAGE_BYTES_MAX, MESSAGE_ITEMS_MAX, MESSAGES_IN_FLIGHT, PATH, Forwarder, peer_app
+from cluster.http.forward import (
+    MESSAGE_BYTES_MAX,
+    MESSAGE_ITEMS_MAX,
+    MESSAGES_IN_FLIGHT,
+    PATH,
+    VOTES_PATH,
+    Forwarder,
+    peer_app,
+)
+from cluster.providers.hmmm import Tally
 from swoosh import limits
 from swoosh.entry import BatchItem, Item, ProposalItem, owed, unpack_items
-from swoosh.outcome import Accepted, Code
-from tests.http.desk import Desk
+from swoosh.outcome import Accepted, Code, Refused
+from swoosh.quorum import Vote
+from tests.cluster.electors import asked, cast
+from tests.http.desk import KEYS, Desk
 from tests.http.peers import reached
 from tests.wire.members import Papers
 
@@ -311,7 +322,8 @@ async def test_a_leader_with_another_certificate_gets_nothing(papers: Papers, tm
         assert verdicts(answers) == [(Code.NO_LEADER, False)] and leader.asked == []
 
 
-async def test_a_hop_outside_the_peer_port_is_not_believed() -> None:
+@pytest.mark.parametrize("path", [PATH, VOTES_PATH])
+async def test_a_hop_outside_the_peer_port_is_not_believed(path: str) -> None:
     leader = Leader()
     runner = web.AppRunner(peer_app(leader), access_log=None)  # type: ignore[arg-type]
     await runner.setup()
@@ -321,7 +333,7 @@ async def test_a_hop_outside_the_peer_port_is_not_believed() -> None:
 
     try:
         async with aiohttp.ClientSession() as session:
-            url = f"http://127.0.0.1:{runner.addresses[0][1]}{PATH}"
+            url = f"http://127.0.0.1:{runner.addresses[0][1]}{path}"
             async with session.post(url, data=b"\x90", headers={"Content-Type": "application/msgpack"}) as reply:
                 assert reply.status == 403 and (await reply.json())["code"] == "NOT_AUTHORISED"
     finally:
@@ -353,3 +365,56 @@ async def test_a_member_that_does_not_lead_says_so(papers: Papers) -> None:
     async with reached(Follower(), papers) as way:
         answers: Any = await Forwarder(way, clock).submit("n2", [item("a")], clock.monotonic() + 20)
         assert verdicts(answers) == [(Code.NO_LEADER, False)]
+
+
+# --- votes ------------------------------------------------------------------------------------------------------------
+
+
+def ballot(desk: Desk, name: str) -> Vote:
+    return cast(asked(desk.machine), desk.machine, KEYS[name].principal, KEYS[name].sign)
+
+
+async def test_a_vote_and_the_list_travel_one_hop_over_mutual_tls(papers: Papers) -> None:
+    desk, clock = Desk(), SystemClock()
+    desk.elect()
+    async with reached(desk, papers) as way:
+        forwarder = Forwarder(way, clock)
+        vote = ballot(desk, "ed")
+        taken = [await forwarder.poll("n2", "default", each, clock.monotonic() + 20) for each in (vote, vote, None)]
+        assert [polled.became for polled in taken if isinstance(polled, Tally)] == ["counted", "known", ""]
+        assert isinstance(taken[-1], Tally) and taken[-1].votes == (vote,)
+        refused = await forwarder.poll("n2", "nobodys", None, clock.monotonic() + 20)
+        assert isinstance(refused, Refused) and refused.code == Code.UNKNOWN_PROJECT
+        status, reply = await way.post("n2", VOTES_PATH, one(b"\x91\x01"))
+        assert status == 400 and msgspec.json.decode(reply)["code"] == "MALFORMED"
+
+
+async def one(message: bytes) -> AsyncIterator[bytes]:
+    yield message
+
+
+class Votes:
+    """A way to a leader that answers one thing, or never."""
+
+    def __init__(self, reply: tuple[int, bytes] | Exception | None) -> None:
+        self._reply = reply
+
+    async def post(self, peer: str, path: str, body: AsyncIterator[bytes]) -> tuple[int, bytes]:
+        assert path == VOTES_PATH
+        if self._reply is None:
+            await asyncio.get_running_loop().create_future()
+        if isinstance(self._reply, Exception):
+            raise self._reply
+        assert self._reply is not None
+        return self._reply
+
+
+@pytest.mark.parametrize("reply", [Unreachable("reset"), (500, b"oh"), (200, b"\xc1"), None])
+async def test_a_vote_without_an_answer_may_be_on_the_list(
+    reply: tuple[int, bytes] | Exception | None, clock: ManualClock
+) -> None:
+    polling = asyncio.ensure_future(Forwarder(Votes(reply), clock).poll("n2", "default", None, 5.0))
+    await settle()
+    clock.advance(5.0)
+    polled = await polling
+    assert isinstance(polled, Unavailable) and polled.code is Code.OUTCOME_UNKNOWN

@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from chaos.solo import Solo, key_of
 from cluster import faults, verify
 from cluster.clock import ManualClock
 from cluster.faults import ExitCode
@@ -23,11 +24,15 @@ from cluster.storage.snapshots import DirectoryShelf, Snapshots
 from cluster.storage.store import Divergence, Store
 from cluster.storage.witness import Mark, MemoryWitness
 from cluster.verify import Finding, Report
-from swoosh import canonical, decision, idempotency, snapshot, state, wal
+from swoosh import canonical, decision, genesis, idempotency, proposal, signing, snapshot, state, wal
 from swoosh import entry as log_entry
 from swoosh.entry import BatchItem, CheckpointItem, FactItem, Item, LogEntry, MarkItem, Note, ProposalItem
+from swoosh.machine import Machine
+from swoosh.principal import name_of
 from swoosh.wal import WalRecord
 from tests.storage.history import NODE, REGULAR, create, history, overwrite, recorded, write_log
+
+PEOPLE = Solo(history().chart).names
 
 
 class Stopped(BaseException):
@@ -53,7 +58,7 @@ def examine(kv: KeyValue) -> Report:
 
 
 def replayed(kv: KeyValue, base: KeyValue | None = None) -> Report:
-    return verify.examine_replay(kv, history().chart, base)
+    return verify.examine_replay(kv, history().chart, base, audited=True)
 
 
 def plant(kv: KeyValue, family: Family, key: bytes, value: bytes) -> None:
@@ -334,6 +339,33 @@ def altered(sent: bytes, **changed: object) -> bytes:
     return canonical.encode(msgspec.json.decode(sent) | changed)
 
 
+def signer_of(item: Item | Note) -> str:
+    """The name of who signed a proposal."""
+    assert isinstance(item, ProposalItem)
+    return PEOPLE[proposal.decode(item.sent).signer]
+
+
+def resigned(item: Item | Note, name: str, *, cluster_id: str | None = None) -> Item:
+    """The same, signed by somebody, who is now who it says it is from."""
+    key, cluster = key_of(name), cluster_id or history().cluster_id
+    who = name_of(key.public_key().public_bytes_raw())
+    match item:
+        case ProposalItem():
+            document = msgspec.json.decode(item.sent) | {"signer": who}
+            signature = signing.sign(key, signing.proposal_preimage(document, cluster))
+            return item._replace(sent=canonical.encode(document | {"signature": signature}))
+        case FactItem():
+            document = msgspec.json.decode(item.sent) | {"provider": who}
+            signature = signing.sign(key, signing.fact_preimage(document, cluster))
+            return FactItem(canonical.encode(document | {"signature": signature}))
+        case BatchItem():
+            documents = [msgspec.json.decode(each.sent) | {"signer": who} for each in item.proposals]
+            members = tuple(ProposalItem(canonical.encode(each)) for each in documents)
+            return BatchItem(who, signing.sign(key, signing.batch_preimage(documents, cluster)), members)
+        case _:
+            raise AssertionError(f"{item} is nobody's")
+
+
 def another_word(item: Item | Note) -> Item | None:
     if isinstance(item, ProposalItem) and not item.trusted:
         return item._replace(sent=altered(item.sent, evidence=["ucxl://something/else"]))
@@ -367,7 +399,42 @@ def batch_with_one_less(item: Item | Note) -> Item | None:
     return item._replace(proposals=item.proposals[:1]) if isinstance(item, BatchItem) else None
 
 
-TAMPERING = [another_word, no_signature, fewer_voters, forged_voter, fact_of_tomorrow, batch_with_one_less]
+def signed_for_another_cluster(item: Item | Note) -> Item | None:
+    return resigned(item, signer_of(item), cluster_id="swoosh-another") if isinstance(item, ProposalItem) else None
+
+
+def fact_for_another_cluster(item: Item | Note) -> Item | None:
+    return resigned(item, "probe", cluster_id="swoosh-another") if isinstance(item, FactItem) else None
+
+
+def batch_for_another_cluster(item: Item | Note) -> Item | None:
+    return resigned(item, "pam", cluster_id="swoosh-another") if isinstance(item, BatchItem) else None
+
+
+def forged_vote(item: Item | Note) -> Item | None:
+    """Whoever proposes a certificate invents a vote; his own signature is good."""
+    if not isinstance(item, ProposalItem) or not item.voters:
+        return None
+    document = msgspec.json.decode(item.sent)
+    inputs = document["inputs"]
+    first, *others = inputs["votes"]
+    inputs["votes"] = [{**first, "signature": others[0]["signature"]}, *others]
+    document["inputs_hash"] = proposal.inputs_hash(inputs)
+    return resigned(item._replace(sent=canonical.encode(document)), signer_of(item))
+
+
+TAMPERING = [
+    another_word,
+    no_signature,
+    fewer_voters,
+    forged_voter,
+    forged_vote,
+    fact_of_tomorrow,
+    batch_with_one_less,
+    signed_for_another_cluster,
+    fact_for_another_cluster,
+    batch_for_another_cluster,
+]
 
 
 @pytest.mark.parametrize("change", TAMPERING, ids=lambda change: change.__name__)
@@ -376,6 +443,76 @@ def test_an_item_nobody_signed_is_found_in_the_log(change: Callable[[Item | Note
     findings = examine(kv).findings
     assert checks(findings) == {"signature"}
     assert {finding.place.split(" item")[0] for finding in findings} == {f"index {index}"}
+
+
+STRANGER = "mallory"
+
+
+@pytest.mark.parametrize("kind", [ProposalItem, FactItem, BatchItem], ids=lambda kind: kind.__name__)
+def test_who_was_never_registered_signs_nothing_however_well(kind: type[Item]) -> None:
+    """A principal is a key, so a stranger's own signature verifies; only the identities of its time tell him apart."""
+    kv, index = tampered(lambda item: resigned(item, STRANGER) if isinstance(item, kind) else None)
+    assert "signature" not in checks(examine(kv).findings)
+    first, *more = replayed(kv).findings
+    assert (first.check, first.place) == ("signature", f"index {index} item 0")
+    assert "was not registered" in first.reason and checks(tuple(more)) <= {"replay"}
+    assert "signature" not in checks(verify.examine_replay(kv, history().chart).findings), "that is for audits"
+
+
+def test_who_was_revoked_signs_nothing_any_more_and_what_he_signed_before_stands() -> None:
+    def proposals(solo: Solo) -> None:
+        solo.propose("PROJECT_CREATED", {"brief": "b"}, project="before", signer="ivy")
+        solo.propose("IDENTITY_REVOKED", {"principal": solo.principals["ivy"]})
+        solo.propose("PROJECT_CREATED", {"brief": "b"}, project="after", signer="ivy")
+
+    kv, last = of_its_own(proposals)
+    (finding,) = replayed(kv).findings
+    assert (finding.check, finding.place) == ("signature", f"index {last} item 0")
+    assert "was revoked" in finding.reason
+
+
+def test_unsigned_in_the_name_of_somebody_registered_is_found_where_unsigned_is_allowed() -> None:
+    def proposals(solo: Solo) -> None:
+        stranger = solo.document("PROJECT_CREATED", {"brief": "b"}, project="first", signer="node-001")
+        solo.apply(solo.item(stranger))
+        document = solo.document("PROJECT_CREATED", {"brief": "b"}, project="second", signer="pam")
+        solo.apply(ProposalItem(canonical.encode(document), trusted=True))
+
+    kv, last = of_its_own(proposals, insecure=True)
+    assert examine(kv).findings == ()
+    (finding,) = replayed(kv).findings
+    assert (finding.check, finding.place) == ("signature", f"index {last} item 0")
+    assert "unsigned in the name of" in finding.reason
+
+
+def test_a_certificate_that_replay_refuses_is_named_by_its_entry() -> None:
+    """The recorded verdict is forged along with the vote, so that both agree; then too few have voted."""
+
+    def disowned(item: Item | Note) -> Item | None:
+        forged = forged_vote(item)
+        if not isinstance(forged, ProposalItem):
+            return None
+        first = msgspec.json.decode(forged.sent)["inputs"]["votes"][0]["voter"]
+        others = tuple(voter for voter in forged.voters if voter != first)
+        return forged._replace(voters=others[:1])
+
+    kv, index = tampered(disowned)
+    reasons = [finding for finding in replayed(kv).findings if finding.check == "replay"]
+    assert [finding.place.endswith(f"index {index}") for finding in reasons] == [True]
+    assert "GUARD_REJECTED" in reasons[0].reason
+
+
+def of_its_own(proposals: Callable[[Solo], None], *, insecure: bool = False) -> tuple[MemoryKeyValue, int]:
+    """A store of another cluster's log, and the index of its last entry."""
+    solo, kv = Solo(history().chart, insecure=insecure), MemoryKeyValue()
+    proposals(solo)
+    write_log(kv, [(1, 0, None), *solo.log])
+    rows = genesis.initial_rows(solo.genesis, solo.chart)
+    held = Store.create(kv, rows, store.ORIGIN, {"genesis": genesis.encode(solo.genesis)})
+    machine = Machine(solo.chart, solo.machine.cluster_id, held)
+    for entry in [(1, 0, None), *solo.log]:
+        held.commit(machine.apply(*entry))
+    return kv, machine.position.index
 
 
 def test_the_log_has_votes_facts_and_batches_to_verify() -> None:
