@@ -17,20 +17,24 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 import msgspec
 
 from cluster import faults
 from cluster.clock import Clock, ShiftedClock, SystemClock
+from cluster.providers.mcp_probe import ToolServer
 from cluster.raft.install import BYTES_PER_SECOND
 from cluster.raft.replica import Timing
 from cluster.raft.retention import KEEP, Keep
 from cluster.storage.incoming import current_store
 from cluster.tls import Credentials
 from swoosh import genesis as genesis_document
+from swoosh import limits
 from swoosh.chart import Chart, load_chart
 from swoosh.errors import Malformed
 from swoosh.genesis import Genesis
+from swoosh.inputs import is_printable
 
 PREFIX = "SWOOSH_"
 _FAILPOINT = PREFIX + "FAILPOINT"
@@ -92,6 +96,17 @@ class _Outbound(_Section, frozen=True):
     allow: tuple[str, ...] = ()
 
 
+class _ToolServer(_Section, frozen=True):
+    url: str
+    token: str = ""
+
+
+class _Mcp(_Section, frozen=True):
+    interval_ms: int = 5_000
+    timeout_ms: int = 5_000
+    servers: dict[str, _ToolServer] = {}
+
+
 class _File(_Section, frozen=True, kw_only=True):
     """The TOML file. Every member can be set by a variable: ``http.listen`` is SWOOSH_HTTP_LISTEN."""
 
@@ -112,6 +127,7 @@ class _File(_Section, frozen=True, kw_only=True):
     install: _Install = _Install()
     disk: _Disk = _Disk()
     outbound: _Outbound = _Outbound()
+    mcp: _Mcp = _Mcp()
 
 
 class Outbound(NamedTuple):
@@ -151,6 +167,7 @@ class Config:
         read_tokens: bearer tokens, one of which reads need; empty means that reads are open.
         disk_free_min: bytes of free space below which the node refuses proposals.
         outbound: how outside systems are reached.
+        tool_servers: the MCP servers that are probed, by name.
         notices: what the operator should hear at the start.
     """
 
@@ -176,6 +193,7 @@ class Config:
     read_tokens: tuple[str, ...] = ()
     disk_free_min: int = 256 << 20
     outbound: Outbound = NO_PROXY
+    tool_servers: tuple[ToolServer, ...] = ()
     notices: tuple[str, ...] = ()
 
     @property
@@ -387,6 +405,7 @@ def _resolve(file: _File, folder: Path, notices: tuple[str, ...]) -> Config:
             authorities=folder / file.outbound.authorities if file.outbound.authorities else None,
             allow=file.outbound.allow,
         ),
+        tool_servers=tuple(_tool_servers(file.mcp, folder)),
         notices=notices,
     )
 
@@ -412,6 +431,28 @@ def _contradictions(file: _File) -> Iterator[str]:
         yield "disk: free_min_mib is not negative; 0 fills the disk to the last byte"
     if file.projects_per_signer < 0:
         yield "projects_per_signer is not negative; 0 refuses nobody"
+    if min(file.mcp.interval_ms, file.mcp.timeout_ms) < 1:
+        yield "mcp: interval_ms and timeout_ms are at least 1"
+    for name, server in file.mcp.servers.items():
+        if not (0 < len(name) <= limits.NAME_CHARS_MAX and is_printable(name)):
+            yield f"mcp.servers: {name[:80]!r}: expected 1 to {limits.NAME_CHARS_MAX} printable characters, no space"
+        if _url_fault(server.url):
+            yield f"mcp.servers.{name}.url: expected http(s)://host/path, no user, no fragment; got {server.url[:80]!r}"
+
+
+def _tool_servers(mcp: _Mcp, folder: Path) -> Iterator[ToolServer]:
+    for name, server in sorted(mcp.servers.items()):
+        token = _secret(folder, f"mcp.servers.{name}.token", server.token)
+        yield ToolServer(name, server.url, token, mcp.interval_ms / 1000, mcp.timeout_ms / 1000)
+
+
+def _url_fault(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        named = bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        return True
+    return parts.scheme not in ("http", "https") or not named or "@" in parts.netloc or bool(parts.fragment)
 
 
 def _secret(folder: Path, key: str, name: str) -> str:

@@ -11,15 +11,17 @@ from collections.abc import Iterator
 
 from cluster.clock import Clock
 from cluster.config import Config
-from cluster.egress import Gatekeeper, Outbound, Outside
+from cluster.egress import Gatekeeper, Outbound, Outside, address_of
 from cluster.entropy import Entropy
 from cluster.providers.leading import Provider
 from cluster.providers.license import LicenseFile
+from cluster.providers.mcp import ToolProbe
 
 
 def gatekeeper(config: Config, clock: Clock) -> Gatekeeper:
     """Whom this node may reach: the addresses of its configuration, and no others."""
-    return Gatekeeper(clock, config.outbound.allow)
+    tools = (address_of(server.url) for server in config.tool_servers)
+    return Gatekeeper(clock, (*config.outbound.allow, *tools))
 
 
 def outbound(config: Config, keeper: Gatekeeper) -> Outbound:
@@ -32,3 +34,4 @@ def outbound(config: Config, keeper: Gatekeeper) -> Outbound:
 def providers(config: Config, outside: Outside, entropy: Entropy) -> Iterator[Provider]:
     """One for each system that is configured."""
     yield LicenseFile(config.license_path)
+    yield from (ToolProbe(server, outside) for server in config.tool_servers)
