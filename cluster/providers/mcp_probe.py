@@ -158,7 +158,7 @@ class _Talk:
             raise Unusable(f"its answers took more than {self._server.timeout:g} s")
         body = json.dumps(message).encode()
         reply = await self._outside.request(
-            Call("mcp", "POST", self._server.url, body=body, headers=headers, timeout=left)
+            Call("mcp", "POST", self._server.url, body=body, headers=dict(headers), timeout=left)
         )
         self._heard += len(reply.body)
         if self._heard > BYTES_MAX:
