@@ -65,7 +65,7 @@ class ToolProbe:
         has_dwelt = (leading.clock.monotonic() - self._seen_since) * 1000 >= dwell_ms
         if has_dwelt or _stands(leading, self._server.name, green):
             return green
-        return _red(f"it answers, and counts once it has answered the same for {dwell_ms} ms")
+        return _red(f"it counts once it has answered the same for {dwell_ms} ms")
 
     async def _say(self, leading: Leading, tool: Tool, life_ms: int) -> None:
         """Put it on record where the board says otherwise, or has said the same for two thirds of ``life_ms``."""

@@ -270,7 +270,8 @@ def tools_green(c: Context) -> Verdict:
         if age_ms >= limit_ms:
             faults.append(f"tool {tool} was seen {age_ms} ms ago; less than {limit_ms} ms is needed")
         elif not seen.reachable:
-            faults.append(f"tool {tool} is unreachable{seen.detail and ': '}{seen.detail[:300]}")
+            reason = f"does not answer as it should: {seen.detail[:300]}" if seen.detail else "is unreachable"
+            faults.append(f"tool {tool} {reason}")
         elif (objection := pins.parse(pin).objection(seen.version, seen.tools_hash)) is not None:
             faults.append(f"tool {tool} {objection}")
     if faults:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
-from cluster import config, faults
-from cluster.clock import ShiftedClock, SystemClock
+from cluster import config, faults, outside
+from cluster.clock import ManualClock, ShiftedClock, SystemClock
 from cluster.config import Misconfigured
+from cluster.egress import Blocked
+from cluster.entropy import SeededEntropy
+from cluster.providers.mcp_probe import ToolServer
 
 MEMBERS = {"node-1": ("127.0.0.1", 8201), "node-2": ("127.0.0.1", 8202)}
 
@@ -89,6 +93,13 @@ def test_a_variable_nobody_knows_is_noticed(file: Path) -> None:
         ("projects_per_signer = -1", "projects_per_signer is not negative"),
         ("[http]\nlisten = '127.0.0.1'", r"http\.listen: expected host:port"),
         ("[http]\nlisten = '127.0.0.1:70000'", r"http\.listen: expected host:port"),
+        ("[mcp]\ninterval_ms = 0", "interval_ms and timeout_ms are at least 1"),
+        ("[mcp.servers.a]\nurl = 'http://x/'\ntokn = ''", "tokn"),
+        ("[mcp.servers.'a b']\nurl = 'http://x/'", "mcp.servers: 'a b'"),
+        ("[mcp.servers.a]\nurl = 'x:80/mcp'", r"mcp.servers.a.url: expected http"),
+        ("[mcp.servers.a]\nurl = 'http://user:pass@x/'", r"mcp.servers.a.url: expected http"),
+        ("[mcp.servers.a]\nurl = 'http://x:99999/'", r"mcp.servers.a.url: expected http"),
+        ("[mcp.servers.a]\nurl = 'http://x/'\ntoken = 'absent'", r"mcp.servers.a.token: .*absent"),
         ("[members]\nnode-2 = '127.0.0.1:1'", "node-1, this node, is missing"),
         ("= 1", "swoosh.toml"),
     ],
@@ -110,6 +121,35 @@ def test_tokens_are_read_from_their_own_file(file: Path) -> None:
     assert config.load(file, {"SWOOSH_HTTP_READ_TOKENS": "tokens"}).read_tokens == ("one", "two")
     with pytest.raises(Misconfigured, match="read_tokens"):
         config.load(file, {"SWOOSH_HTTP_READ_TOKENS": "absent"})
+
+
+def test_each_tool_server_is_an_address_that_may_be_reached_and_a_provider(file: Path) -> None:
+    (file.parent / "token").write_text("open sesame\n")
+    file.write_text(
+        file.read_text()
+        + """
+[mcp]
+timeout_ms = 2500
+[mcp.servers.search]
+url = "https://search.example/mcp"
+token = "token"
+[mcp.servers.files]
+url = "http://[::1]:8800/"
+"""
+    )
+    found = config.load(file, {"SWOOSH_MCP_INTERVAL_MS": "1000"})
+    assert found.tool_servers == (
+        ToolServer("files", "http://[::1]:8800/", "", 1.0, 2.5),
+        ToolServer("search", "https://search.example/mcp", "open sesame", 1.0, 2.5),
+    )
+    keeper = outside.gatekeeper(found, ManualClock())
+    keeper.closed = lambda project: None
+    for server in found.tool_servers:
+        keeper.permit("mcp", server.url)
+    with pytest.raises(Blocked):
+        keeper.permit("mcp", "http://elsewhere.example/")
+    names = [provider.name for provider in outside.providers(found, cast(Any, None), SeededEntropy(1))]
+    assert names == ["license", "mcp:files", "mcp:search"]
 
 
 def test_a_failpoint_is_armed_by_name_and_visit() -> None:

@@ -227,6 +227,13 @@ def test_a_pin_may_be_a_range_and_name_the_tools() -> None:
             assert after(c).council.tool_pins == {"search": pin}, "kept as written"
 
 
+def test_why_a_tool_is_not_green_is_told() -> None:
+    probe = fact("tool", "search", reachable=False, version="", detail="HTTP 401")
+    inputs = {"content_hash": h("content"), "pins": {"search": "1.0"}}
+    c = context("COUNCIL_TOOLING_SYNCED", inputs, regions=of(SEATED), on=registry(probe))
+    assert judge("tools_green", c).reasons == ("tool search does not answer as it should: HTTP 401",)
+
+
 def test_a_pin_that_says_nothing_is_no_pin() -> None:
     with pytest.raises(msgspec.ValidationError, match="search: expected >=, <=, >, <"):
         context("COUNCIL_TOOLING_SYNCED", {"content_hash": h("content"), "pins": {"search": "^1.4"}})
