@@ -75,7 +75,7 @@ class ToolProbe:
             return
         [answer] = await leading.submit([leading.fact("tool", name, body, lives_ms=life_ms)])
         if isinstance(answer, FactAccepted):
-            _log.info("tool server", tool=name, reachable=tool.reachable, version=tool.version, detail=tool.detail)
+            _log.info("tool server", tool=name, **{key: value for key, value in body.items() if key != "name"})
         elif isinstance(answer, Refused):
             self.trouble = f"its fact was not taken: {'; '.join(answer.reasons)}"
 

@@ -171,13 +171,12 @@ class _Talk:
         cursor: dict[str, Any] = {}
         for _ in range(PAGES_MAX):
             answer = await self.ask("tools/list", cursor)
-            page = (answer.result or {}).get("tools")
             if answer.result is None:
                 raise Unusable(f"tools/list: {answer.fault}")
+            page, following = answer.result.get("tools"), answer.result.get("nextCursor")
             if not isinstance(page, list) or not all(map(_is_tool, page)):
                 raise Unusable("tools/list: its answer is no list of tools with names")
             tools += page
-            following = answer.result.get("nextCursor")
             if not following:
                 return _hashed(tools)
             cursor = {"cursor": following}
@@ -191,27 +190,16 @@ class _Modern(_Talk):
         return {**self.headers, "MCP-Protocol-Version": MODERN, "Mcp-Method": method}, {**params, "_meta": _META}
 
     async def discover(self) -> Seen | None:
-        """Who answers; None where the answer says that this server is of the older era.
-
-        The specification (2026-07-28, Streamable HTTP, Backward Compatibility): a 4xx without a recognised modern
-        error is the older era's. So is any other JSON-RPC error, and a result that names no modern revision.
-        """
+        """Who answers; None where the answer says that this server is of the older era."""
         answer = await self.ask("server/discover", {})
-        if answer.status in _NOT_ABOUT_THE_ERA or answer.status >= 500:
-            raise Unusable(f"server/discover: {answer.fault}")
-        if answer.result is not None:
-            versions = answer.result.get("supportedVersions")
-            if not isinstance(versions, list) or MODERN not in versions:
-                return None
-            meta = answer.result.get("_meta")
-            return _seen(meta.get(_SERVER_INFO) if isinstance(meta, dict) else None, MODERN)
-        if answer.error is not None and answer.error["code"] in _MODERN_ERRORS:
-            if _offers_legacy(answer.error):
+        if answer.result is None:
+            if _is_of_older_era(answer):
                 return None
             raise Unusable(f"server/discover: {answer.fault}")
-        if answer.error is not None or answer.status >= 400:
+        versions, meta = answer.result.get("supportedVersions"), answer.result.get("_meta")
+        if not isinstance(versions, list) or MODERN not in versions:
             return None
-        raise Unusable(f"server/discover: {answer.fault}")
+        return _seen(meta.get(_SERVER_INFO) if isinstance(meta, dict) else None, MODERN)
 
 
 class _Legacy(_Talk):
@@ -221,10 +209,10 @@ class _Legacy(_Talk):
         """Shake hands."""
         hello = {"protocolVersion": LEGACY[0], "capabilities": {}, "clientInfo": _CLIENT}
         answer = await self.ask("initialize", hello)
-        if (session := answer.headers.get("mcp-session-id")) and answer.status < 400:
-            self.headers["Mcp-Session-Id"] = session
         if answer.result is None:
             raise Unusable(f"initialize: {answer.fault}")
+        if session := answer.headers.get("mcp-session-id"):
+            self.headers["Mcp-Session-Id"] = session
         version = answer.result.get("protocolVersion")
         if version not in LEGACY:
             raise Unusable("initialize: it answers with a revision of the protocol that has no handshake")
@@ -244,26 +232,40 @@ class _Legacy(_Talk):
             await self._outside.request(call)
 
 
+def _is_of_older_era(answer: _Answer) -> bool:
+    """Whether this answer to a modern request is that of a server that knows no such requests.
+
+    The specification (2026-07-28, Streamable HTTP, Backward Compatibility): a 4xx whose body is no error of the modern
+    era. So is any other JSON-RPC error, and a modern one that offers a revision with a handshake.
+    """
+    if answer.status in _NOT_ABOUT_THE_ERA or answer.status >= 500:
+        return False
+    if answer.error is None:
+        return answer.status >= 400
+    if answer.error["code"] not in _MODERN_ERRORS:
+        return True
+    data = answer.error.get("data")
+    supported = data.get("supported") if isinstance(data, dict) else None
+    return isinstance(supported, list) and any(version in LEGACY for version in supported)
+
+
 # --- what was said ----------------------------------------------------------------------------------------------------
 
 
 def _messages(reply: Reply) -> Iterator[bytes]:
-    """The JSON texts of a reply: its body, or the data of each message of an event stream (WHATWG HTML §9.2)."""
+    """What may be JSON in a reply: its body, or the data of each event of a stream (WHATWG HTML §9.2)."""
     kind = reply.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "application/json":
         yield reply.body
     elif kind == "text/event-stream":
-        event, data = b"message", list[bytes]()
+        data: list[bytes] = []
         for line in [*reply.body.splitlines(), b""]:
             field, _, value = line.partition(b":")
             if field == b"data":
-                data.append(value.removeprefix(b" "))
-            elif field == b"event":
-                event = value.removeprefix(b" ")
-            elif not line:
-                if event == b"message" and any(data):
-                    yield b"\n".join(data)
-                event, data = b"message", []
+                data.append(value)
+            elif not line and data:
+                yield b"\n".join(data)
+                data = []
 
 
 def _parsed(text: bytes) -> Any:
@@ -302,10 +304,3 @@ def _seen(info: Any, protocol_version: str) -> Seen:
         except Malformed:
             raise Unusable("its name or version is no text in Unicode normal form C") from None
     return Seen(name, version, protocol_version, "")
-
-
-def _offers_legacy(error: dict[str, Any]) -> bool:
-    """Whether an error that lists the supported versions names one with a handshake."""
-    data = error.get("data")
-    supported = data.get("supported") if isinstance(data, dict) else None
-    return isinstance(supported, list) and any(version in LEGACY for version in supported)

@@ -113,7 +113,7 @@ class Reelection(Inputs, frozen=True):
 
 @inputs
 class Tooling(Inputs, frozen=True):
-    """What every tool is pinned to (see pins.py), and the content the council is then ready for."""
+    """What every tool is pinned to (how-to/pin-a-tool-server.md), and the content the council is then ready for."""
 
     content_hash: str
     pins: Annotated[dict[str, Word], Meta(min_length=1, max_length=limits.TOOLS_MAX)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -22,7 +23,7 @@ from swoosh.entry import FactItem, Item
 from swoosh.facts import Known
 from swoosh.outcome import Code, FactAccepted, Refused
 
-DWELL_S, LIFE_S, LOOK_S = 15, 600, 5
+DWELL_S, LIFE_S, LOOK_S, STEP_S = 15, 600, 5, 0.25
 SERVER = ToolServer("search", "http://tools.example/mcp", interval=LOOK_S)
 OLD, NEW = Seen("search", "1.4.2", "2026-07-28", "sha256-a"), Seen("search", "2.0.0", "2026-07-28", "sha256-b")
 
@@ -66,18 +67,16 @@ class Bench:
         """Time passes while the provider looks, a new answer at each look until there are no more."""
         waiting = list(says)
         watching = asyncio.ensure_future(self.provider.run(self.leading))
-        for _ in range(int(seconds)):
-            if waiting and self.looks_next():
+        for step in range(round(seconds / STEP_S)):
+            if waiting and step % round(LOOK_S / STEP_S) == 0:
                 self.answers = waiting.pop(0)
             await self._turn()
-            self.clock.advance(1.0)
+            self.clock.advance(STEP_S)
             self.solo.now_ms = self.clock.wall_us() // 1000
         await self._turn()
         watching.cancel()
-        await asyncio.wait([watching])
-
-    def looks_next(self) -> bool:
-        return int(self.clock.monotonic()) % LOOK_S == 0
+        with suppress(asyncio.CancelledError):
+            await watching
 
     async def _turn(self) -> None:
         for _ in range(5):
@@ -238,3 +237,12 @@ async def test_a_fact_lives_as_many_beats_as_guards_believe_it(bench: Bench) -> 
     lives = {fact.expires_at - fact.observed_at for fact in bench.facts[2:]}
     assert lives == {50_000}, "ten beats of five seconds"
     assert len(bench.facts) == 4, "the old one is replaced before guards stop to believe it, and each in its time"
+
+
+async def test_a_fast_tempo_is_no_reason_to_spin(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(monkeypatch, beat_stale_after_beats=100)
+    body = {"cluster_id": "c", "beat_index": 1, "downbeat": False, "phase": "plan",
+            "deadline_at": 0, "tempo_mbpm": 1_000_000, "window_id": "w"}  # fmt: skip
+    bench.solo.fact("beat", "backbeat", body)
+    await bench.run(4.5)
+    assert bench.looks == 5, "beats of 60 ms, and yet a look a second"

@@ -320,18 +320,6 @@ async def test_the_order_of_tools_and_members_does_not_matter() -> None:
     assert await hashed(*twins) == await hashed(*reversed(twins))
 
 
-def test_the_hash_can_be_recomputed_with_any_json_library() -> None:
-    """The recipe of docs/how-to/pin-a-tool-server.md."""
-    from hashlib import sha256
-
-    sent = '{"tools": [{"name": "find", "description": "ü", "inputSchema": {"maximum": 0.50, "minimum": 1}}]}'
-    tools = json.loads(sent, parse_float=str)["tools"]
-    members = ("name", "description", "inputSchema", "outputSchema")
-    listed = sorted(({member: tool.get(member) for member in members} for tool in tools), key=lambda tool: tool["name"])
-    body = json.dumps(listed, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
-    assert tools_hash(tools) == "sha256-" + sha256(b"swoosh/tools/v1\n" + body).hexdigest()
-
-
 async def test_a_look_that_is_cancelled_ends_at_once() -> None:
     class Silent(Scripted):
         async def request(self, call: Call) -> Reply:
