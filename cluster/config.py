@@ -437,7 +437,7 @@ def _contradictions(file: _File) -> Iterator[str]:
         if not (0 < len(name) <= limits.NAME_CHARS_MAX and is_printable(name)):
             yield f"mcp.servers: {name[:80]!r}: expected 1 to {limits.NAME_CHARS_MAX} printable characters, no space"
         if _url_fault(server.url):
-            yield f"mcp.servers.{name}.url: expected http(s)://host/path, no user, no fragment; got {server.url[:80]!r}"
+            yield f"mcp.servers.{name}.url: expected http(s)://host/path; a password belongs into the file token names"
 
 
 def _tool_servers(mcp: _Mcp, folder: Path) -> Iterator[ToolServer]:

@@ -141,7 +141,7 @@ def _of_frame(board: Board, now_ms: int) -> Window | None:
 def _stale_at(frame: Known, beats: int) -> int:
     tempo: int = frame.body["tempo_mbpm"]
     if tempo <= 0:
-        return frame.observed_at
+        return 0
     return min(frame.expires_at, frame.observed_at + _span_ms(beats, tempo))
 
 
