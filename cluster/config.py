@@ -12,27 +12,27 @@ from __future__ import annotations
 import os
 import signal
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import quote
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from cluster import faults
+from cluster import faults, sections
 from cluster.clock import Clock, ShiftedClock, SystemClock
-from cluster.egress import address_of
 from cluster.nodekey import NodeKey
 from cluster.providers import kaching_wire
 from cluster.providers.environment import Hook
+from cluster.providers.mcp_probe import ToolServer
 from cluster.raft.install import BYTES_PER_SECOND
 from cluster.raft.replica import Timing
 from cluster.raft.retention import KEEP, Keep
+from cluster.sections import Section
 from cluster.storage.incoming import current_store
 from cluster.tls import Credentials
 from cluster.vault import Secret, SecretError, Vault
@@ -40,7 +40,6 @@ from swoosh import genesis as genesis_document
 from swoosh.chart import Chart, load_chart
 from swoosh.errors import Malformed
 from swoosh.genesis import Genesis
-from swoosh.hashing import is_hex
 
 PREFIX = "SWOOSH_"
 _FAILPOINT = PREFIX + "FAILPOINT"
@@ -55,19 +54,13 @@ TLS_KEY = "node.key.age"
 
 Address = tuple[str, int]
 """Host and port."""
-Opener = Callable[[str, str], Secret]
-"""(key of the setting, name of the file): what the sealed file holds."""
 
 
 class Misconfigured(Exception):
     """The configuration cannot be what the operator means. The text lists every fault found, one per line."""
 
 
-class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    pass
-
-
-class _Http(_Section, frozen=True):
+class _Http(Section, frozen=True):
     listen: str
     forward_wait_ms: int = 2_000
     rate_per_signer: int = 5_000
@@ -75,12 +68,12 @@ class _Http(_Section, frozen=True):
     read_tokens: str = ""
 
 
-class _Peer(_Section, frozen=True):
+class _Peer(Section, frozen=True):
     listen: str
     certificates: str = "."
 
 
-class _Raft(_Section, frozen=True):
+class _Raft(Section, frozen=True):
     heartbeat_ms: int = 50
     election_min_ms: int = 500
     election_max_ms: int = 1_000
@@ -88,47 +81,26 @@ class _Raft(_Section, frozen=True):
     ahead_max_ms: int = 2_000
 
 
-class _Log(_Section, frozen=True):
+class _Log(Section, frozen=True):
     keep_entries: int = 10_000
     keep_mib: int = 256
 
 
-class _Install(_Section, frozen=True):
+class _Install(Section, frozen=True):
     mib_per_second: int = 32
 
 
-class _Disk(_Section, frozen=True):
+class _Disk(Section, frozen=True):
     free_min_mib: int = 256
 
 
-class _Outbound(_Section, frozen=True):
+class _Outbound(Section, frozen=True):
     proxy: str = ""
     authorities: str = ""
     allow: tuple[str, ...] = ()
 
 
-class _Environment(_Section, frozen=True):
-    url: str = ""
-    token: str = ""
-    timeout_ms: int = 5_000
-    every_ms: int = 5_000
-
-
-class _Kaching(_Section, frozen=True):
-    url: str = ""
-    license_id: str = ""
-    secret: str = ""
-    public_key: str = ""
-    path: str = "/v1/licenses/{license_id}/token"
-    secret_header: str = "Authorization"
-    secret_prefix: str = "Bearer "
-    reply_token: str = "token"
-    request: kaching_wire.Asked = kaching_wire.Asked()
-    claims: kaching_wire.Claims = kaching_wire.Claims()
-    statuses: dict[str, str] = {}
-
-
-class _File(_Section, frozen=True, kw_only=True):
+class _File(Section, frozen=True, kw_only=True):
     """The TOML file. Every member can be set by a variable: ``http.listen`` is SWOOSH_HTTP_LISTEN."""
 
     node: str
@@ -149,8 +121,9 @@ class _File(_Section, frozen=True, kw_only=True):
     install: _Install = _Install()
     disk: _Disk = _Disk()
     outbound: _Outbound = _Outbound()
-    environment: _Environment = _Environment()
-    kaching: _Kaching = _Kaching()
+    environment: sections.Environment = sections.Environment()
+    kaching: sections.Kaching = sections.Kaching()
+    mcp: sections.Mcp = sections.Mcp()
 
 
 class Outbound(NamedTuple):
@@ -194,6 +167,7 @@ class Config:
         outbound: how outside systems are reached.
         environment: who provisions and takes back; None where nobody does.
         kaching: the license authority; without one, the license is the file's.
+        tool_servers: the MCP servers that are probed.
         notices: what the operator should hear at the start.
     """
 
@@ -222,6 +196,7 @@ class Config:
     outbound: Outbound = NO_PROXY
     environment: Hook | None = None
     kaching: kaching_wire.Terms | None = None
+    tool_servers: tuple[ToolServer, ...] = ()
     notices: tuple[str, ...] = ()
 
     @property
@@ -463,17 +438,11 @@ def _resolve(file: _File, folder: Path, notices: tuple[str, ...]) -> Config:
             authorities=folder / file.outbound.authorities if file.outbound.authorities else None,
             allow=file.outbound.allow,
         ),
-        environment=_hook(file.environment, secret),
-        kaching=_kaching(file.kaching, secret),
-        notices=(*notices, *_notices(file)),
+        environment=file.environment.resolve(secret),
+        kaching=file.kaching.resolve(secret),
+        tool_servers=file.mcp.resolve(secret),
+        notices=(*notices, *file.kaching.notices()),
     )
-
-
-def _hook(section: _Environment, secret: Opener) -> Hook | None:
-    if not section.url:
-        return None
-    token = secret("environment.token", section.token)
-    return Hook(section.url, token, section.timeout_ms / 1000, section.every_ms / 1000)
 
 
 def _contradictions(file: _File) -> Iterator[str]:
@@ -495,57 +464,13 @@ def _contradictions(file: _File) -> Iterator[str]:
         yield "http: rates are not negative; 0 refuses nobody"
     if file.disk.free_min_mib < 0:
         yield "disk: free_min_mib is not negative; 0 fills the disk to the last byte"
-    if file.environment.url and not file.environment.url.startswith(("http://", "https://")):
-        yield f"environment.url: expected http:// or https://, got {file.environment.url[:80]!r}"
-    if min(file.environment.timeout_ms, file.environment.every_ms) < 1:
-        yield "environment: timeout_ms and every_ms are at least 1"
     if file.projects_per_signer < 0:
         yield "projects_per_signer is not negative; 0 refuses nobody"
     for text in file.outbound.allow:
         if _address_fault(text):
             yield f"outbound.allow: expected host:port, got {text[:80]!r}"
-    if file.kaching != _Kaching():
-        yield from _kaching_faults(file.kaching)
-
-
-def _kaching_faults(section: _Kaching) -> Iterator[str]:
-    if not section.url.startswith(("http://", "https://")) or _address_fault(address_of(section.url)):
-        yield f"kaching.url: expected http(s)://host[:port], got {section.url[:80]!r}"
-    if not section.path.startswith("/"):
-        yield f"kaching.path: begins with /, got {section.path[:80]!r}"
-    if not section.license_id:
-        yield "kaching.license_id: which license is this cluster's?"
-    if section.secret_header and not section.secret:
-        yield "kaching.secret: name the file that holds the client secret, or set secret_header to nothing"
-    if not is_hex(section.public_key, 64):
-        yield "kaching.public_key: the authority's Ed25519 key, 64 lower-case hex digits"
-    if not (section.claims.status and section.claims.valid_until):
-        yield "kaching.claims: status and valid_until must be named; a token without them says nothing"
-    for word, status in section.statuses.items():
-        if status not in kaching_wire.STATUSES:
-            yield f"kaching.statuses: {word[:80]!r} must mean one of {', '.join(kaching_wire.STATUSES)}"
-
-
-def _kaching(section: _Kaching, secret: Opener) -> kaching_wire.Terms | None:
-    if not section.url:
-        return None
-    return kaching_wire.Terms(
-        url=section.url.rstrip("/") + section.path.replace("{license_id}", quote(section.license_id, safe="")),
-        license_id=section.license_id,
-        secret=secret("kaching.secret", section.secret),
-        public_key=bytes.fromhex(section.public_key),
-        secret_header=section.secret_header,
-        secret_prefix=section.secret_prefix,
-        reply_token=section.reply_token,
-        asked=section.request,
-        claims=section.claims,
-        statuses=section.statuses,
-    )
-
-
-def _notices(file: _File) -> Iterator[str]:
-    if file.kaching.url.startswith("http:"):
-        yield "kaching.url: the client secret travels in clear; use https in production"
+    for section in (file.environment, file.kaching, file.mcp):
+        yield from section.faults()
 
 
 def _secret(vault: Vault, folder: Path, key: str, name: str) -> Secret:

@@ -17,6 +17,7 @@ from cluster.providers.environment import Environments
 from cluster.providers.kaching import Kaching
 from cluster.providers.leading import Provider
 from cluster.providers.license import LicenseFile
+from cluster.providers.mcp import ToolProbe
 
 
 def gatekeeper(config: Config, clock: Clock) -> Gatekeeper:
@@ -39,6 +40,7 @@ def providers(config: Config, outside: Outside, entropy: Entropy) -> Iterator[Pr
         yield Kaching(config.kaching, config.node_id, outside, entropy)
     if config.environment is not None:
         yield Environments(config.environment, outside, entropy)
+    yield from (ToolProbe(server, outside) for server in config.tool_servers)
 
 
 def _urls(config: Config) -> Iterator[str]:
@@ -46,3 +48,4 @@ def _urls(config: Config) -> Iterator[str]:
         yield config.kaching.url
     if config.environment is not None:
         yield config.environment.url
+    yield from (server.url for server in config.tool_servers)

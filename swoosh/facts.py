@@ -77,11 +77,14 @@ class Finding(Body, frozen=True):
 
 
 class Tool(Body, frozen=True):
-    """One MCP server as probed. Subject: the tool's name."""
+    """One MCP server as probed. Subject: the tool's name. ``reachable``: it answered the same for the dwell time."""
 
     reachable: bool
     version: str
     tools_hash: str = ""
+    name: str = ""  # as the server calls itself
+    protocol_version: str = ""
+    detail: str = ""  # why it does not count as reachable
 
 
 class Capacity(Body, frozen=True):

@@ -85,7 +85,15 @@ SETTINGS: dict[str, Setting] = {
     "bar_report_age_ms": Setting(DAY_MS, "ms", "the same for bar reports", _whole(1, 90 * DAY_MS)),
     "policy_age_ms": Setting(30 * DAY_MS, "ms", "the same for policy files", _whole(1, 365 * DAY_MS)),
     "finding_age_ms": Setting(DAY_MS, "ms", "the same for policy findings", _whole(1, 365 * DAY_MS)),
-    "tool_age_ms": Setting(10 * 60_000, "ms", "the same for tool probes", _whole(1, DAY_MS)),
+    "tool_age_ms": Setting(
+        10 * 60_000, "ms", "the same for tool probes; also the age from which guards ignore one", _whole(1, DAY_MS)
+    ),
+    "tool_age_beats": Setting(
+        10, "beats", "while beats are heard, the age from which guards ignore a tool probe", _whole(1, 10_000)
+    ),
+    "tool_dwell_ms": Setting(
+        15_000, "ms", "how long a tool must answer the same before it counts as reachable", _whole(0, 60 * 60_000)
+    ),
     "capacity_age_ms": Setting(10 * 60_000, "ms", "the same for capacity", _whole(1, DAY_MS)),
     "health_age_ms": Setting(10 * 60_000, "ms", "the same for environment health", _whole(1, DAY_MS)),
     "agent_age_ms": Setting(10 * 60_000, "ms", "the same for agent presence", _whole(1, DAY_MS)),

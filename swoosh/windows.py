@@ -104,6 +104,15 @@ def beat_index(board: Board) -> int:
     return 0 if frame is None else max(0, frame.body["beat_index"])
 
 
+def age_limit_ms(board: Board, kind: str, now_ms: int) -> int:
+    """The age from which a fact of this kind counts no more: ``<kind>_age_beats`` where beats are heard at
+    ``now_ms``, at their tempo, else ``<kind>_age_ms``."""
+    frame = _heard(board, now_ms)
+    if frame is None:
+        return int(board.setting(f"{kind}_age_ms"))
+    return _span_ms(board.setting(f"{kind}_age_beats"), frame.body["tempo_mbpm"])
+
+
 def opens_in_ms(schedule: dict[str, Any], window_class: str, now_ms: int) -> int | None:
     """Milliseconds until a tidal schedule next opens a class that is closed now; None when it never does."""
     offset, period = _offset(schedule, now_ms), schedule["period_ms"]
@@ -111,9 +120,15 @@ def opens_in_ms(schedule: dict[str, Any], window_class: str, now_ms: int) -> int
     return min(waits, default=None)
 
 
-def _of_frame(board: Board, now_ms: int) -> Window | None:
+def _heard(board: Board, now_ms: int) -> Known | None:
+    """The newest frame; None where it is stale, or none ever came."""
     frame = board.fact("beat", BEAT_SUBJECT)
-    if frame is None or now_ms >= _stale_at(frame, board.setting("beat_stale_after_beats")):
+    return None if frame is None or now_ms >= _stale_at(frame, board.setting("beat_stale_after_beats")) else frame
+
+
+def _of_frame(board: Board, now_ms: int) -> Window | None:
+    frame = _heard(board, now_ms)
+    if frame is None:
         return None
     phase, deadline = frame.body["phase"], frame.body["deadline_at"]
     if now_ms >= deadline:
@@ -126,8 +141,12 @@ def _of_frame(board: Board, now_ms: int) -> Window | None:
 def _stale_at(frame: Known, beats: int) -> int:
     tempo: int = frame.body["tempo_mbpm"]
     if tempo <= 0:
-        return frame.observed_at
-    return min(frame.expires_at, frame.observed_at + beats * _MS_PER_BEAT_AT_1_MBPM // tempo)
+        return 0
+    return min(frame.expires_at, frame.observed_at + _span_ms(beats, tempo))
+
+
+def _span_ms(beats: int, tempo_mbpm: int) -> int:
+    return beats * _MS_PER_BEAT_AT_1_MBPM // tempo_mbpm
 
 
 def _of_tide(schedule: dict[str, Any], now_ms: int) -> Window:

@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Meta
 from msgspec.structs import replace
 
-from swoosh import facts, limits, quorum
+from swoosh import facts, limits, pins, quorum, windows
 from swoosh.catalog import Context, Verdict, effect, guard, inputs, passed, refused
 from swoosh.guards import has_role, holds, is_revoked, said, signed_by_operator
 from swoosh.inputs import Count, Inputs, Principal, Text, Word, check_distinct, check_hashes, check_names, is_printable
@@ -114,7 +114,7 @@ class Reelection(Inputs, frozen=True):
 
 @inputs
 class Tooling(Inputs, frozen=True):
-    """The version every tool is pinned to, and the content the council is then ready for."""
+    """What every tool is pinned to (how-to/pin-a-tool-server.md), and the content the council is then ready for."""
 
     content_hash: str
     pins: Annotated[dict[str, Word], Meta(min_length=1, max_length=limits.TOOLS_MAX)]
@@ -122,6 +122,11 @@ class Tooling(Inputs, frozen=True):
     def __post_init__(self) -> None:
         check_hashes("content_hash", self.content_hash)
         check_names("pins", *self.pins)
+        for tool, pin in self.pins.items():
+            try:
+                pins.parse(pin)
+            except ValueError as error:
+                raise ValueError(f"pins: {tool}: {error}") from None
 
 
 # --- electing ---------------------------------------------------------------------------------------------------------
@@ -253,19 +258,23 @@ def seat_members(c: Context) -> Mapping[str, Any]:
 
 @guard
 def tools_green(c: Context) -> Verdict:
-    """Reads the tool fact of every pinned tool; refuses one that is stale, unreachable or of another version."""
+    """Reads each pinned tool's fact, beats for its age; refuses one that is stale, unreachable or not as pinned."""
     faults, cited = [], []
-    for tool, version in sorted(c.inputs.pins.items()):
+    limit_ms = windows.age_limit_ms(c.registry, "tool", c.now_ms)
+    for tool, pin in sorted(c.inputs.pins.items()):
         fact = c.fresh("tool", tool)
         if fact is None:
             faults.append(f"no fresh fact about tool {tool}; its probe must answer")
             continue
         cited.append(fact.digest)
-        seen = said(fact, facts.Tool)
-        if not seen.reachable:
-            faults.append(f"tool {tool} is unreachable")
-        elif seen.version != version:
-            faults.append(f"tool {tool} answers with version {seen.version[:80]}; pinned is {version[:80]}")
+        seen, age_ms = said(fact, facts.Tool), c.now_ms - fact.observed_at
+        if age_ms >= limit_ms:
+            faults.append(f"tool {tool} was seen {age_ms} ms ago; less than {limit_ms} ms is needed")
+        elif not seen.reachable:
+            reason = f"does not answer as it should: {seen.detail[:300]}" if seen.detail else "is unreachable"
+            faults.append(f"tool {tool} {reason}")
+        elif (objection := pins.parse(pin).objection(seen.version, seen.tools_hash)) is not None:
+            faults.append(f"tool {tool} {objection}")
     if faults:
         return refused(*faults, facts=tuple(cited))
     return passed(f"{len(cited)} tools answer with their pinned versions", facts=tuple(cited))

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from cluster import config, faults, outside
-from cluster.clock import ShiftedClock, SystemClock
+from cluster.clock import ManualClock, ShiftedClock, SystemClock
 from cluster.config import Misconfigured
 from cluster.egress import Blocked
+from cluster.entropy import SeededEntropy
 from cluster.providers.environment import Hook
+from cluster.providers.mcp_probe import ToolServer
 from tests.sealed import seal_for
 
 MEMBERS = {"node-1": ("127.0.0.1", 8201), "node-2": ("127.0.0.1", 8202)}
@@ -92,6 +95,13 @@ def test_a_variable_nobody_knows_is_noticed(file: Path) -> None:
         ("projects_per_signer = -1", "projects_per_signer is not negative"),
         ("[http]\nlisten = '127.0.0.1'", r"http\.listen: expected host:port"),
         ("[http]\nlisten = '127.0.0.1:70000'", r"http\.listen: expected host:port"),
+        ("[mcp]\ninterval_ms = 0", "interval_ms and timeout_ms are at least 1"),
+        ("[mcp.servers.a]\nurl = 'http://x/'\ntokn = ''", "tokn"),
+        ("[mcp.servers.'a b']\nurl = 'http://x/'", "mcp.servers: 'a b'"),
+        ("[mcp.servers.a]\nurl = 'x:80/mcp'", r"mcp.servers.a.url: expected http"),
+        ("[mcp.servers.a]\nurl = 'http://user:pass@x/'", r"mcp.servers.a.url: expected http"),
+        ("[mcp.servers.a]\nurl = 'http://x:99999/'", r"mcp.servers.a.url: expected http"),
+        ("[mcp.servers.a]\nurl = 'http://x/'\ntoken = 'absent'", r"mcp.servers.a.token: .*absent"),
         ("[members]\nnode-2 = '127.0.0.1:1'", "node-1, this node, is missing"),
         ("= 1", "swoosh.toml"),
     ],
@@ -121,6 +131,35 @@ def test_a_secret_that_lies_open_is_refused_with_the_command_that_seals_it(file:
     (file.parent / "tokens").write_text("one")
     with pytest.raises(Misconfigured, match=r"is not encrypted.*swoosh keys seal"):
         config.load(file, {"SWOOSH_HTTP_READ_TOKENS": "tokens"})
+
+
+def test_each_tool_server_is_an_address_that_may_be_reached_and_a_provider(file: Path) -> None:
+    seal_for(file.parent, "token.age", "open sesame\n")
+    file.write_text(
+        file.read_text()
+        + """
+[mcp]
+timeout_ms = 2500
+[mcp.servers.search]
+url = "https://search.example/mcp"
+token = "token.age"
+[mcp.servers.files]
+url = "http://[::1]:8800/"
+"""
+    )
+    found = config.load(file, {"SWOOSH_MCP_INTERVAL_MS": "1000"})
+    assert found.tool_servers == (
+        ToolServer("files", "http://[::1]:8800/", "", 1.0, 2.5),
+        ToolServer("search", "https://search.example/mcp", "open sesame", 1.0, 2.5),
+    )
+    keeper = outside.gatekeeper(found, ManualClock())
+    keeper.closed = lambda project: None
+    for server in found.tool_servers:
+        keeper.permit("mcp", server.url)
+    with pytest.raises(Blocked):
+        keeper.permit("mcp", "http://elsewhere.example/")
+    names = [provider.name for provider in outside.providers(found, cast(Any, None), SeededEntropy(1))]
+    assert names == ["license", "mcp:files", "mcp:search"]
 
 
 def test_a_failpoint_is_armed_by_name_and_visit() -> None:

@@ -217,6 +217,56 @@ def test_every_pinned_tool_answers_with_its_version(facts: Any, green: bool) -> 
     assert holds("tools_green", c) is green
 
 
+def test_a_pin_may_be_a_range_and_name_the_tools() -> None:
+    probe = fact("tool", "search", reachable=True, version="1.5.0", tools_hash=h("tools"))
+    for pin, green in ((f">=1.4,<2#{h('tools')}", True), (f">=1.4,<2#{h('x')}", False), (">=2", False)):
+        inputs = {"content_hash": h("content"), "pins": {"search": pin}}
+        c = context("COUNCIL_TOOLING_SYNCED", inputs, regions=of(SEATED), on=registry(probe))
+        assert holds("tools_green", c) is green
+        if green:
+            assert after(c).council.tool_pins == {"search": pin}, "kept as written"
+
+
+def test_why_a_tool_is_not_green_is_told() -> None:
+    probe = fact("tool", "search", reachable=False, version="", detail="HTTP 401")
+    inputs = {"content_hash": h("content"), "pins": {"search": "1.0"}}
+    c = context("COUNCIL_TOOLING_SYNCED", inputs, regions=of(SEATED), on=registry(probe))
+    assert judge("tools_green", c).reasons == ("tool search does not answer as it should: HTTP 401",)
+
+
+def test_a_pin_that_says_nothing_is_no_pin() -> None:
+    with pytest.raises(msgspec.ValidationError, match="search: expected >=, <=, >, <"):
+        context("COUNCIL_TOOLING_SYNCED", {"content_hash": h("content"), "pins": {"search": "^1.4"}})
+
+
+BEATS = fact("beat", "backbeat", cluster_id="c", beat_index=7, downbeat=False, phase="plan",
+             deadline_at=0, tempo_mbpm=60_000, window_id="w")  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("age_ms", "beats", "green"),
+    [
+        (9_999, (BEATS,), True),
+        (10_000, (BEATS,), False),
+        (10_000, (), True),
+        (599_999, (), True),
+        (600_000, (), False),
+        (10_000, (replace(BEATS, observed_at=BEATS.observed_at - 2_000),), True),
+    ],
+)
+def test_a_probe_ages_in_beats_where_they_are_heard_and_in_milliseconds_where_not(
+    age_ms: int, beats: Any, green: bool
+) -> None:
+    """Ten beats of a second; or ten minutes, also where the newest frame is two beats old."""
+    probe = fact("tool", "search", age_ms=age_ms, life_ms=3_600_000, reachable=True, version="1.0")
+    inputs = {"content_hash": h("content"), "pins": {"search": "1.0"}}
+    c = context("COUNCIL_TOOLING_SYNCED", inputs, regions=of(SEATED), on=registry(probe, *beats))
+    verdict = judge("tools_green", c)
+    assert verdict.ok is green
+    if not green:
+        assert verdict.reasons == (f"tool search was seen {age_ms} ms ago; less than {age_ms} ms is needed",)
+
+
 def test_tools_are_pinned_for_the_content_named() -> None:
     probe = fact("tool", "search", reachable=True, version="2.0")
     inputs = {"content_hash": h("newer"), "pins": {"search": "2.0"}}

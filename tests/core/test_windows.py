@@ -85,12 +85,16 @@ def test_an_old_frame_means_an_unknown_window() -> None:
     assert not opening("plan", "w1").ok
 
 
-def test_a_frame_without_tempo_is_not_believed() -> None:
-    still = frame()
-    assert (
-        windows.current(registry(fact("beat", "backbeat", **{**still.body, "tempo_mbpm": 0}), settings=BACKBEAT), NOW)
-        is None
-    )
+@pytest.mark.parametrize("ahead_ms", [0, 400])
+@pytest.mark.parametrize("tempo", [0, -1_000])
+def test_a_frame_without_tempo_is_never_heard(tempo: int, ahead_ms: int) -> None:
+    """Also where it was observed ahead of the cluster's time, as far as clocks may differ."""
+    still = frame(age_ms=-ahead_ms)
+    silent = fact("beat", "backbeat", age_ms=-ahead_ms, **{**still.body, "tempo_mbpm": tempo})
+    board = registry(silent, settings=BACKBEAT)
+    assert windows.current(board, NOW) is None
+    assert windows.age_limit_ms(board, "tool", NOW) == board.setting("tool_age_ms")
+    assert windows.age_limit_ms(registry(still), "tool", NOW) == 10 * BEAT_MS
 
 
 def test_reverb_waits_for_the_end_of_the_window_worked_in() -> None:

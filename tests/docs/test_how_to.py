@@ -16,7 +16,12 @@ from swoosh import canonical, state
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ROOT / "docs" / "how-to"
-WITH_CODE = ("a-reducer-in-ten-lines.md", "add-a-guard-and-its-provider.md", "add-a-compensation.md")
+WITH_CODE = (
+    "a-reducer-in-ten-lines.md",
+    "add-a-guard-and-its-provider.md",
+    "add-a-compensation.md",
+    "pin-a-tool-server.md",
+)
 SCRIPT = PAGES / "recompute_state_hash.py"
 
 

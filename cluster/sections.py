@@ -1,0 +1,145 @@
+"""The sections of a node's configuration that tell of outside systems.
+
+Each is a table of the TOML file as it is written, says what is wrong with it, and becomes what its provider is handed.
+A section that is left out is a system that does not exist. This module must never read a file: secrets are opened by
+who is handed their name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from urllib.parse import quote, urlsplit
+
+import msgspec
+
+from cluster.providers import kaching_wire
+from cluster.providers.environment import Hook
+from cluster.providers.mcp_probe import ToolServer
+from cluster.vault import Secret
+from swoosh import limits
+from swoosh.hashing import is_hex
+from swoosh.inputs import is_printable
+
+Opener = Callable[[str, str], Secret]
+"""(key of the setting, name of the file): what the sealed file holds; nothing where no file is named."""
+
+
+class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A table of the file; unknown keys are refused."""
+
+
+class Environment(Section, frozen=True):
+    """``[environment]``: the effect receiver."""
+
+    url: str = ""
+    token: str = ""
+    timeout_ms: int = 5_000
+    every_ms: int = 5_000
+
+    def faults(self) -> Iterator[str]:
+        if self.url and is_no_url(self.url):
+            yield f"environment.url: expected http(s)://host, got {self.url[:80]!r}"
+        if min(self.timeout_ms, self.every_ms) < 1:
+            yield "environment: timeout_ms and every_ms are at least 1"
+
+    def resolve(self, secret: Opener) -> Hook | None:
+        if not self.url:
+            return None
+        return Hook(self.url, secret("environment.token", self.token), self.timeout_ms / 1000, self.every_ms / 1000)
+
+
+class Kaching(Section, frozen=True):
+    """``[kaching]``: the license authority, and how it words things."""
+
+    url: str = ""
+    license_id: str = ""
+    secret: str = ""
+    public_key: str = ""
+    path: str = "/v1/licenses/{license_id}/token"
+    secret_header: str = "Authorization"
+    secret_prefix: str = "Bearer "
+    reply_token: str = "token"
+    request: kaching_wire.Asked = kaching_wire.Asked()
+    claims: kaching_wire.Claims = kaching_wire.Claims()
+    statuses: dict[str, str] = {}
+
+    def faults(self) -> Iterator[str]:
+        if self == Kaching():
+            return
+        if is_no_url(self.url):
+            yield f"kaching.url: expected http(s)://host[:port], got {self.url[:80]!r}"
+        if not self.path.startswith("/"):
+            yield f"kaching.path: begins with /, got {self.path[:80]!r}"
+        if not self.license_id:
+            yield "kaching.license_id: which license is this cluster's?"
+        if self.secret_header and not self.secret:
+            yield "kaching.secret: name the file that holds the client secret, or set secret_header to nothing"
+        if not is_hex(self.public_key, 64):
+            yield "kaching.public_key: the authority's Ed25519 key, 64 lower-case hex digits"
+        if not (self.claims.status and self.claims.valid_until):
+            yield "kaching.claims: status and valid_until must be named; a token without them says nothing"
+        for word, status in self.statuses.items():
+            if status not in kaching_wire.STATUSES:
+                yield f"kaching.statuses: {word[:80]!r} must mean one of {', '.join(kaching_wire.STATUSES)}"
+
+    def resolve(self, secret: Opener) -> kaching_wire.Terms | None:
+        if not self.url:
+            return None
+        return kaching_wire.Terms(
+            url=self.url.rstrip("/") + self.path.replace("{license_id}", quote(self.license_id, safe="")),
+            license_id=self.license_id,
+            secret=secret("kaching.secret", self.secret),
+            public_key=bytes.fromhex(self.public_key),
+            secret_header=self.secret_header,
+            secret_prefix=self.secret_prefix,
+            reply_token=self.reply_token,
+            asked=self.request,
+            claims=self.claims,
+            statuses=self.statuses,
+        )
+
+    def notices(self) -> Iterator[str]:
+        if self.url.startswith("http:"):
+            yield "kaching.url: the client secret travels in clear; use https in production"
+
+
+class Tool(Section, frozen=True):
+    """One of ``[mcp.servers]``."""
+
+    url: str
+    token: str = ""
+
+
+class Mcp(Section, frozen=True):
+    """``[mcp]``: the tool servers that are looked at, by name."""
+
+    interval_ms: int = 5_000
+    timeout_ms: int = 5_000
+    servers: dict[str, Tool] = {}
+
+    def faults(self) -> Iterator[str]:
+        if min(self.interval_ms, self.timeout_ms) < 1:
+            yield "mcp: interval_ms and timeout_ms are at least 1"
+        for name, server in self.servers.items():
+            if not (0 < len(name) <= limits.NAME_CHARS_MAX and is_printable(name)):
+                most = limits.NAME_CHARS_MAX
+                yield f"mcp.servers: {name[:80]!r}: expected 1 to {most} printable characters, no space"
+            if is_no_url(server.url):
+                yield f"mcp.servers.{name}.url: expected http(s)://host/path; a password belongs into token's file"
+
+    def resolve(self, secret: Opener) -> tuple[ToolServer, ...]:
+        every, timeout = self.interval_ms / 1000, self.timeout_ms / 1000
+        return tuple(
+            ToolServer(name, server.url, secret(f"mcp.servers.{name}.token", server.token), every, timeout)
+            for name, server in sorted(self.servers.items())
+        )
+
+
+def is_no_url(text: str) -> bool:
+    """Whether something is not ``http(s)://host[:port][/path]``: no name or password, no fragment."""
+    try:
+        parts = urlsplit(text)
+        named = bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        return True
+    return parts.scheme not in ("http", "https") or not named or "@" in parts.netloc or bool(parts.fragment)
