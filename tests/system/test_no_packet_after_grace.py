@@ -25,8 +25,8 @@ from swoosh.client import Accepted
 from tests.system.authority import LicenseAuthority
 from tests.system.conftest import Found
 
-LIFE_MS = 3_000
-GRACE_MS = 3_000
+LIFE_MS = 4_000
+GRACE_MS = 8_000
 SLACK_SECONDS = 1.0
 """A process that does not get a processor cannot end what it began. Nothing is begun in this time."""
 BYTES, BYTE_SECONDS = 20, 0.2
@@ -176,16 +176,19 @@ async def sends(cluster: LiveCluster, tap: Tap, source: str, target: str, *, aft
 
 
 async def grace_over(cluster: LiveCluster) -> float:
-    """When grace ends, as the state says, in seconds since 1970; once it has begun."""
+    """Wait until grace is over; when it was, as the state said while it lasted, in seconds since 1970."""
+    said: list[float] = []
 
-    async def until() -> float | None:
+    async def over() -> float | None:
         async with cluster.client() as client:
             state = await client.state(projection=["License"])
         assert state is not None
         region = state.projection["License"]
-        return region["GraceUntil"] / 1000 if region["Phase"] == "GRACE" else None
+        if region["Phase"] == "GRACE":
+            said.append(region["GraceUntil"] / 1000)
+        return said[-1] if said and region["Phase"] == "EXPIRED" else None
 
-    return await cluster.wait_for("grace to begin", until)
+    return await cluster.wait_for("grace to begin and to be over", over)
 
 
 async def asks_in_vain(cluster: LiveCluster) -> None:
