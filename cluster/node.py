@@ -30,12 +30,14 @@ from cluster.faults import ExitCode
 from cluster.license_gate import LicenseGate
 from cluster.nodekey import NodeKey
 from cluster.proposals import Proposals
-from cluster.providers.leading import Leading, Provider
+from cluster.providers.leading import Leading, Provider, Voice
 from cluster.raft.driver import Fate, Identity, Links, NoQuorum, NotLeader, Raft, Role
 from cluster.raft.install import Installer
 from cluster.raft.journal import Journal
+from cluster.screen import Screen
 from cluster.scrub import Scrubber
 from cluster.seats import Crowded, Seats
+from cluster.shhh.scanner import Scanner
 from cluster.steward import Steward
 from cluster.storage.donor import Donor
 from cluster.storage.snapshots import Snapshots
@@ -110,6 +112,7 @@ class Node:
             faults.fatal(ExitCode.DAMAGED, str(error))
         self.admission = Admission(chart, identity.cluster_id, lambda: self.machine.registry, insecure=genesis.insecure)
         self.insecure = genesis.insecure
+        self.screen = Screen(Scanner(config.policy), Voice(self.machine, clock, key), self.read, self.submit)
         self.keeper = keeper
         keeper.closed = LicenseGate(self.machine, clock).closed
         self.on_applied: list[Callable[[Applied], None]] = [snapshots.on_applied, creators.on_applied]

@@ -15,6 +15,7 @@ from cluster.egress import Gatekeeper, Outbound, Outside
 from cluster.entropy import Entropy
 from cluster.providers.leading import Provider
 from cluster.providers.license import LicenseFile
+from cluster.providers.policy import PolicyInForce
 
 
 def gatekeeper(config: Config, clock: Clock) -> Gatekeeper:
@@ -32,3 +33,4 @@ def outbound(config: Config, keeper: Gatekeeper) -> Outbound:
 def providers(config: Config, outside: Outside, entropy: Entropy) -> Iterator[Provider]:
     """One for each system that is configured."""
     yield LicenseFile(config.license_path)
+    yield PolicyInForce(config.policy)

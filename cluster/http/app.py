@@ -18,7 +18,7 @@ from cluster.faults import ExitCode
 from cluster.http import admin, health, problems, records, state, transition, watch
 from cluster.http.listener import doorman_of
 from cluster.http.rate import METERS, Buckets, Meters, Throttled, charge
-from cluster.http.request import LIMITS, METRICS, NODE, PROJECT, Limits, head_of
+from cluster.http.request import BODY, LIMITS, METRICS, NODE, PROJECT, Limits, head_of
 from cluster.node import Node
 from cluster.telemetry import logs
 from cluster.telemetry.metrics import CONTENT_TYPE, Metrics
@@ -112,17 +112,24 @@ async def _answered(request: web.Request, handler: Handler) -> web.StreamRespons
     try:
         return await handler(request)
     except Malformed as error:
+        node = request.app[NODE]
         refused = Refused(error.code, (error.reason,), request.get(PROJECT, ""))
-        return problems.respond(transition.with_head(request.app[NODE], refused))
+        refused = transition.unquoted(node, refused, request.get(BODY, b""))
+        return problems.respond(transition.with_head(node, refused))
     except Throttled as error:
         return problems.respond(error.answer)
     except problems.RoutingError as error:
-        return problems.routing(error, request.path)
+        return problems.routing(error, _path(request))
     except Corrupt as error:  # what this node stores is damaged: it must not go on voting on it
-        faults.fatal(ExitCode.DAMAGED, str(error), path=request.path)
+        faults.fatal(ExitCode.DAMAGED, str(error), path=_path(request))
     except Exception:
         _log.exception("handler raised", method=request.method, path=request.path)
         return problems.internal()
+
+
+def _path(request: web.Request) -> str:
+    """As far as it may be repeated."""
+    return request.app[NODE].screen.scanner.redact_text(request.path)
 
 
 @web.middleware
@@ -152,7 +159,7 @@ async def _signed_by(request: web.Request, response: web.StreamResponse) -> None
     try:
         project = head_of(node, request.get(PROJECT, DEFAULT_PROJECT))
     except Corrupt as error:
-        faults.fatal(ExitCode.DAMAGED, str(error), path=request.path)
+        faults.fatal(ExitCode.DAMAGED, str(error), path=_path(request))
     if node.stopping:
         response.force_close()  # so that the next request goes to a node that stays
         response.headers["Connection"] = "close"

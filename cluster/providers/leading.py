@@ -43,12 +43,38 @@ class Provider(Protocol):
         ...
 
 
-class Leading:
+class Voice:
+    """A node's signed word, whether it leads or not."""
+
+    def __init__(self, machine: Machine, clock: Clock, key: NodeKey) -> None:
+        self.machine, self.clock, self._key = machine, clock, key
+
+    def proposal(
+        self, project: Project, transition: str, inputs: dict[str, Any], *, key: str, window_id: str = ""
+    ) -> ProposalItem:
+        """A signed proposal on the project as it is now. ``key`` is its idempotency key."""
+        document = {
+            "current_state_hash": project.state_hash,
+            "transition": transition,
+            "inputs": inputs,
+            "inputs_hash": inputs_hash(inputs),
+            "signer": self._key.principal,
+            "idem_key": key,
+            "hlc": str(hlc.merge(self.clock.wall_us() // 1000, HLC.parse(project.regions.hlc_last.hlc))),
+            "window_id": window_id,
+            "evidence": [],
+            "project": project.id,
+        }
+        preimage = signing.proposal_preimage(document, self.machine.cluster_id)
+        return ProposalItem(to_sent({**document, "signature": signing.sign(self._key.private, preimage)}))
+
+
+class Leading(Voice):
     """A node's say in the term it leads."""
 
     def __init__(self, term: int, machine: Machine, clock: Clock, key: NodeKey, submit: Submit) -> None:
-        self.term, self.machine, self.clock = term, machine, clock
-        self._key, self._submit = key, submit
+        super().__init__(machine, clock, key)
+        self.term, self._submit = term, submit
 
     @property
     def registry(self) -> Registry:
@@ -86,25 +112,6 @@ class Leading:
         }
         preimage = signing.fact_preimage(document, self.machine.cluster_id)
         return FactItem(to_sent({**document, "signature": signing.sign(self._key.private, preimage)}))
-
-    def proposal(
-        self, project: Project, transition: str, inputs: dict[str, Any], *, key: str, window_id: str = ""
-    ) -> ProposalItem:
-        """A signed proposal on the project as it is now. ``key`` is its idempotency key."""
-        document = {
-            "current_state_hash": project.state_hash,
-            "transition": transition,
-            "inputs": inputs,
-            "inputs_hash": inputs_hash(inputs),
-            "signer": self._key.principal,
-            "idem_key": key,
-            "hlc": str(hlc.merge(self.clock.wall_us() // 1000, HLC.parse(project.regions.hlc_last.hlc))),
-            "window_id": window_id,
-            "evidence": [],
-            "project": project.id,
-        }
-        preimage = signing.proposal_preimage(document, self.machine.cluster_id)
-        return ProposalItem(to_sent({**document, "signature": signing.sign(self._key.private, preimage)}))
 
     async def submit(self, items: Sequence[Item]) -> list[Answer]:
         """One answer per proposal or fact, in order."""

@@ -18,7 +18,12 @@ from cluster.admission import Admission
 from cluster.answers import Answer, Unavailable
 from cluster.clock import Clock, SystemClock
 from cluster.egress import Gatekeeper
+from cluster.nodekey import NodeKey
+from cluster.providers.leading import Voice
 from cluster.raft.driver import PeerStatus, Role
+from cluster.screen import Screen
+from cluster.shhh.policy import BUILT_IN, Policy
+from cluster.shhh.scanner import Scanner
 from swoosh import canonical, genesis, hlc, principal, proposal, signing
 from swoosh import entry as log_entry
 from swoosh.chart import load_chart
@@ -105,6 +110,7 @@ class Desk:
     instead: Callable[[Sequence[Item]], list[Answer]] | None = None
     recovery_s: float | None = 0.25
     stopping: bool = False
+    policy: Policy = BUILT_IN
 
     def __post_init__(self) -> None:
         people = tuple(Registered(name, KEYS[name].principal, roles) for name, roles in ROLES.items())
@@ -118,6 +124,8 @@ class Desk:
         self.machine = Machine(CHART, self.cluster_id, self.memory)
         self.keeper, self.providers = Gatekeeper(self.clock, ()), ()
         self.admission = Admission(CHART, self.cluster_id, lambda: self.machine.registry, insecure=self.insecure)
+        voice = Voice(self.machine, self.clock, NodeKey(KEYS["node"].private, KEYS["node"].principal))
+        self.screen = Screen(Scanner(self.policy), voice, self.read, self.submit)
         self.on_applied: list[Callable[[Applied], None]] = []
         self.snapshots = FakeSnapshots()
         self.checkpoints = SimpleNamespace(halted=None, document=lambda: {"checkpoint": None, "halted": None})
