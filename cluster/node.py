@@ -306,7 +306,7 @@ class Node:
             task.cancel()
         self._leading = []
         if role is Role.LEADER:
-            leading = Leading(term, self.machine, self.clock, self._key, self._submit_here)
+            leading = Leading(term, self.machine, self.clock, self._key, self._submit_here, self.screen.scanner)
             jobs = [self._steward(leading), *(self._provide(provider, leading) for provider in self.providers)]
             self._leading = [self.spawn(job) for job in jobs]
         else:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 import structlog
@@ -40,6 +40,12 @@ class Read(Protocol):
     async def __call__(self, consistency: str, deadline: float, *, min_index: int = 0) -> Unavailable | None: ...
 
 
+class _Names(NamedTuple):
+    project: str
+    transition: str
+    idem_key: str
+
+
 class Screen:
     """The policy of one node at its door.
 
@@ -65,9 +71,10 @@ class Screen:
         """A refusal of a request with findings, without what it may quote of it."""
         if not findings:
             return refused
-        places = ", ".join(dict.fromkeys(f"{each.rule} at {each.location or 'a place of its own'}" for each in findings))
+        places = ", ".join(dict.fromkeys(f"{each.rule} at {each.location}" for each in findings))
         reason = f"what was sent is not repeated here, because it holds {places}"
-        return msgspec.structs.replace(refused, reasons=(reason,), **self._names(msgspec.structs.asdict(refused)))
+        names = self._names(msgspec.structs.asdict(refused))
+        return msgspec.structs.replace(refused, reasons=(reason,), **names._asdict())
 
     async def refuse(
         self, document: Any, findings: Sequence[Finding], deadline: float, *, dry_run: bool
@@ -87,8 +94,8 @@ class Screen:
         told = findings[: limits.FINDINGS_MAX]
         return Refused(
             Code.QUARANTINED,
-            tuple(f"{each.rule} ({each.severity}) at {each.location or 'a place of its own'}" for each in told),
-            **self._names(document),
+            tuple(f"{each.rule} ({each.severity}) at {each.location}" for each in told),
+            *self._names(document),
             findings=tuple(map(_said, told)),
         )
 
@@ -124,7 +131,8 @@ class Screen:
             [answer] = await self._submit([item], deadline)
             match answer:
                 case Accepted(index=index):
-                    return await self._read("local", deadline, min_index=index)
+                    await self._read("local", deadline, min_index=index)  # so that the answer tells the new HEAD
+                    return None
                 case Unavailable():
                     return answer
                 case Refused(code=code) if code in _MOVED_ON and clock.monotonic() < deadline:
@@ -133,10 +141,10 @@ class Screen:
                     _log.warning("breach not recorded", project=project_id, answer=answer)
                     return None
 
-    def _names(self, document: Any) -> dict[str, str]:
-        """Project, transition and key of a request as far as they may be said."""
-        names = {name: str(document.get(name, "")) for name in ("project", "transition", "idem_key")}
-        return {name: text if self.scanner.redact_text(text) == text else "" for name, text in names.items()}
+    def _names(self, document: Any) -> _Names:
+        """What a request calls itself, as far as that may be said."""
+        names = (str(document.get(name, "")) for name in _Names._fields)
+        return _Names(*(text if self.scanner.redact_text(text) == text else "" for text in names))
 
 
 def _parts(document: Any) -> list[tuple[Any, str]]:

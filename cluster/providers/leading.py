@@ -17,6 +17,8 @@ from typing import Any, Protocol
 from cluster.answers import Answer
 from cluster.clock import Clock
 from cluster.nodekey import NodeKey
+from cluster.shhh.policy import BUILT_IN
+from cluster.shhh.scanner import Scanner
 from swoosh import hlc, signing
 from swoosh.catalog import Registry
 from swoosh.entry import FactItem, Item, ProposalItem
@@ -26,6 +28,7 @@ from swoosh.proposal import inputs_hash, to_sent
 from swoosh.state import Project
 
 SUBMIT_SECONDS = 5.0
+_SCANNER = Scanner(BUILT_IN)
 
 Submit = Callable[[Sequence[Item], float], Awaitable[list[Answer]]]
 """``(items, deadline in monotonic seconds)`` to the queue of this leader."""
@@ -72,9 +75,11 @@ class Voice:
 class Leading(Voice):
     """A node's say in the term it leads."""
 
-    def __init__(self, term: int, machine: Machine, clock: Clock, key: NodeKey, submit: Submit) -> None:
+    def __init__(
+        self, term: int, machine: Machine, clock: Clock, key: NodeKey, submit: Submit, scanner: Scanner = _SCANNER
+    ) -> None:
         super().__init__(machine, clock, key)
-        self.term, self._submit = term, submit
+        self.term, self._submit, self._scanner = term, submit, scanner
 
     @property
     def registry(self) -> Registry:
@@ -89,15 +94,18 @@ class Leading(Voice):
     async def observe(self, kind: str, subject: str, body: dict[str, Any], *, lives_ms: int) -> Answer | None:
         """Put an observation made now on record; None where the board says the same and is fresh enough.
 
-        The fact expires ``lives_ms`` after now and is renewed at two thirds of that. ``body`` is the fact's, whole.
+        The fact expires ``lives_ms`` after now and is renewed at two thirds of that. ``body`` is the fact's, whole,
+        but for what policy takes for a secret: an outside system may say anything, and it does not get into the log.
         """
+        body, _ = self._scanner.redact(body)
         held = self.registry.fact(kind, subject)
         if held is not None and held.body == body and self.now_ms < _renew_at(held.observed_at, held.expires_at):
             return None
         return (await self.submit([self.fact(kind, subject, body, lives_ms=lives_ms)]))[0]
 
     def fact(self, kind: str, subject: str, body: dict[str, Any], *, lives_ms: int) -> FactItem:
-        """A signed fact, later than the one the board holds whatever the clocks of former leaders said."""
+        """A signed fact, later than the one the board holds whatever the clocks of former leaders said, and without
+        what policy takes for a secret."""
         held = self.machine.registry.facts.get(kind, subject)
         now_ms = self.now_ms
         document = {
@@ -106,7 +114,7 @@ class Leading(Voice):
             "observed_at": now_ms if held is None else max(now_ms, held.observed_at),
             "seq": 0 if held is None else held.seq + 1,
             "expires_at": now_ms + lives_ms,
-            "body": body,
+            "body": self._scanner.redact(body)[0],
             "provider": self._key.principal,
             "gathered_term": self.term,
         }

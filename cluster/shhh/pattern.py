@@ -113,8 +113,8 @@ def _items(pattern: str) -> Iterator[_Item]:
         found = _ITEM.match(pattern, at)
         if found is None or (found["atom"].startswith("[") and _SET_OPERATORS.search(found["atom"])):
             raise Malformed(
-                f"pattern {pattern!r}: at {pattern[at : at + 12]!r} expected a character, an escaped one, \\d, \\w, \\s, "
-                "a [set], each with {n}, {m,n} or ? if need be; groups, |, *, + and look-around are not taken"
+                f"pattern {pattern!r}: at {pattern[at : at + 12]!r} expected a character, an escaped one, \\d, \\w, "
+                "\\s, a [set], each with {n}, {m,n} or ? if need be; groups, |, *, + and look-around are not taken"
             )
         least, most = _count(found["count"])
         if not 0 <= least <= most or most < 1:

@@ -91,11 +91,10 @@ class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     verdicts: tuple[Line, ...] = ()
 
 
-_BASE64 = "[A-Za-z0-9+/=]{40}"
-_PEM_BODY = r"-----[\s\\nr]{1,8}" + _BASE64 + "[^-]{0,6800}"
-_PEM_HEADED = r"-----[\s\\nr]{1,8}Proc-Type: 4,ENCRYPTED[\s\\nr]{1,8}DEK-Info: [A-Z0-9-]{3,20},[0-9A-F]{16,32}[^-]{40,6800}"
-_PEM_KINDS = ("PRIVATE KEY", "RSA PRIVATE KEY", "EC PRIVATE KEY", "DSA PRIVATE KEY", "OPENSSH PRIVATE KEY",
-              "ENCRYPTED PRIVATE KEY")  # fmt: skip
+_PEM_KINDS = tuple(kind + "PRIVATE KEY" for kind in ("", "RSA ", "EC ", "DSA ", "OPENSSH ", "ENCRYPTED "))
+_PEM_BREAK = r"[\s\\nr]{1,8}"  # written out as \n where a key is a text of JSON or of a program
+_PEM_BODY = f"-----{_PEM_BREAK}[A-Za-z0-9+/=]{{40}}[^-]{{0,6800}}"
+_PEM_HEADERS = f"-----{_PEM_BREAK}Proc-Type: 4,ENCRYPTED{_PEM_BREAK}DEK-Info: [A-Z0-9-]{{3,20}},"
 
 FAMILIES = (
     Rule(
@@ -148,7 +147,7 @@ FAMILIES = (
         severity=Severity.CRITICAL,
         patterns=(
             *(f"-----BEGIN {kind}{_PEM_BODY}" for kind in _PEM_KINDS),
-            *(f"-----BEGIN {kind}{_PEM_HEADED}" for kind in _PEM_KINDS[1:4]),
+            *(f"-----BEGIN {kind}{_PEM_HEADERS}[0-9A-F]{{16,32}}[^-]{{40,6800}}" for kind in _PEM_KINDS[1:4]),
             r"-----BEGIN PGP PRIVATE KEY BLOCK-----\s{1,4}[^-]{40,7000}",
             "AGE-SECRET-KEY-1[0-9A-Z]{58}",
         ),
