@@ -42,6 +42,7 @@ ROLES = {
     "agent": ("agent",),
     "provider": ("provider:*",),
     "node": ("node",),
+    "policy": ("policy",),
 }
 
 
