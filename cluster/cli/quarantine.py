@@ -12,7 +12,6 @@ from typing import Any
 
 import click
 
-from cluster import config
 from cluster.cli.propose import report
 from cluster.cli.shared import Connection, connected, fail, key_option, print_json, print_table, run, say, short
 from swoosh.client import Client, Key
@@ -84,6 +83,8 @@ def release(connection: Connection, project: str, reason: str, yes: bool, key: K
 @connected
 def reassess(connection: Connection, project: str, path: Path, address: str | None, key: Key) -> None:
     """Judge the findings on record by a policy: what it no longer quarantines no longer holds the project."""
+    from cluster import config
+
     try:
         policy = config.policy(path)
     except config.Misconfigured as error:

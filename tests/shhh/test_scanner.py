@@ -141,6 +141,12 @@ def test_nothing_of_our_own_is_ever_taken_for_a_secret(signature: str, hashes: l
     assert SCANNER.redact(document)[0] is document
 
 
+def test_a_signature_may_spell_what_it_likes() -> None:
+    chance = (CANARY + A20 * 3)[:86]
+    assert SCANNER.scan({"signature": chance}) == () and SCANNER.redact({"signature": chance})[1] == ()
+    assert SCANNER.scan({"proof": chance}) and SCANNER.scan({"signature": chance + "x"})
+
+
 @given(signatures())
 def test_under_another_name_a_signature_of_fixed_forms_is_no_secret_either(signature: str) -> None:
     """Only forms with an open end can be met by chance, and these begin with five or more letters of their own."""
