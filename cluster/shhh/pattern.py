@@ -3,7 +3,7 @@
 A pattern is a part of the regular expressions, and is matched without ever going back: a count takes all it can and
 gives nothing back. So an attempt at one place takes no more steps than the pattern is wide. Attempts are made only
 where the literal letters stand with which every pattern begins, and a pattern may be at most `WIDTH_PER_LETTER` times
-as wide as those are long. Together: at most so many steps for each character of a text, whatever the text.
+as wide as two such places are apart. Together: at most so many steps for each character of a text, whatever the text.
 
 Groups, alternatives, look-around, back-references and open counts (`*`, `+`) are refused: they are what lets a short
 text cost minutes, and a scan may not be left to a thread or a clock.
@@ -18,7 +18,7 @@ from typing import NamedTuple
 from swoosh.errors import Malformed
 
 PREFIX_MIN = 3
-WIDTH_PER_LETTER = 256
+WIDTH_PER_LETTER = 320
 PATTERN_CHARS_MAX = 256
 VALUE_CHARS_MIN = 20
 """The shortest value of a name that is taken for a secret."""
@@ -78,11 +78,11 @@ def token(pattern: str) -> Probe:
     prefix = _prefix(items)
     if len(prefix) < PREFIX_MIN:
         raise Malformed(f"pattern {pattern!r}: begin with at least {PREFIX_MIN} literal characters, here {prefix!r}")
-    width, widest = sum(item.most for item in items), WIDTH_PER_LETTER * len(prefix)
+    width, widest = sum(item.most for item in items), WIDTH_PER_LETTER * _period(prefix)
     if width > widest:
         raise Malformed(
             f"pattern {pattern!r}: up to {width} characters wide; {widest} are allowed behind {prefix!r}, "
-            f"{WIDTH_PER_LETTER} for each literal character it begins with"
+            f"{WIDTH_PER_LETTER} for each literal character before these can begin again"
         )
     before = f"(?<!{TOKEN})" if re.match(r"\w", prefix, re.ASCII) else ""
     row = "".join(item.text for item in items)
@@ -130,6 +130,11 @@ def _count(text: str | None) -> tuple[int, int]:
         return 0, 1
     least, _, most = text.strip("{}").partition(",")
     return int(least), int(most or least)
+
+
+def _period(prefix: str) -> int:
+    """How many characters there are at least from one place where it stands to the next."""
+    return next(apart for apart in range(1, len(prefix) + 1) if prefix.startswith(prefix[apart:]))
 
 
 def _prefix(items: list[_Item]) -> str:

@@ -48,6 +48,7 @@ def test_a_row_of_characters_and_sets_matches(pattern: str, fits: str, misfits: 
         *("acme[a--b]", "acme\\", "acme\n", r"acme\b", r"acme\Z", "acme{10000}", "acme\\q", "acme{1}{2}"),
         "acme[a-z]{0," + str(4 * WIDTH_PER_LETTER) + "}",
         "acme" + "x" * PATTERN_CHARS_MAX,
+        "=-" * 40 + "[a-z=-]{0,1000}",  # it stands at every other place of its own repetition
     ],
 )
 def test_what_could_blow_up_or_is_no_pattern_is_refused(pattern: str) -> None:
@@ -67,6 +68,12 @@ def test_a_pattern_with_a_fixed_end_takes_whole_tokens_and_one_with_an_open_end_
         assert fixed.search(longer) is None
     found = open_ended.search("acme_abcdefgh-1_2.rest")
     assert found is not None and found[1] == "acme_abcdefgh-1_2"
+
+
+def test_a_longer_beginning_may_be_followed_by_more() -> None:
+    assert token("acme_key_[a-z]{0,2500}").regex.search("acme_key_x")
+    with pytest.raises(Malformed, match="wide"):
+        token("acme_[a-z]{0,2500}")
 
 
 WORST = ("acme", "acm", "acmeb", " acme ", "acmea" * 200 + " ")
