@@ -18,7 +18,7 @@ import structlog
 from cluster.answers import Answer, Unavailable
 from cluster.providers.leading import Voice
 from cluster.shhh import report
-from cluster.shhh.scanner import Finding, Scanner
+from cluster.shhh.scanner import LINE_FEED, Finding, Scanner
 from swoosh import canonical, limits, principal
 from swoosh.entry import Item
 from swoosh.hashing import digest_hex
@@ -67,14 +67,17 @@ class Screen:
         self.counts.update(finding.verdict for finding in findings)
         return findings
 
-    def unquoted(self, refused: Refused, findings: Sequence[Finding]) -> Refused:
-        """A refusal of a request with findings, without what it may quote of it."""
-        if not findings:
-            return refused
-        places = ", ".join(dict.fromkeys(f"{each.rule} at {each.location}" for each in findings))
-        reason = f"what was sent is not repeated here, because it holds {places}"
+    def unquoted(self, refused: Refused) -> Refused:
+        """A refusal that was not judged on state, without what it may quote of a secret, cut or whole.
+
+        It looks at what was said and not at what was sent: who is refused has proved nothing, and may cost nothing.
+        """
         names = self._names(msgspec.structs.asdict(refused))
-        return msgspec.structs.replace(refused, reasons=(reason,), **names._asdict())
+        rules = self.scanner.begun(LINE_FEED.join(refused.reasons))
+        reasons = refused.reasons
+        if rules:
+            reasons = (f"what was sent is not repeated here, because it looks like {', '.join(rules)}",)
+        return msgspec.structs.replace(refused, reasons=reasons, **names._asdict())
 
     async def refuse(
         self, document: Any, findings: Sequence[Finding], deadline: float, *, dry_run: bool
@@ -144,7 +147,7 @@ class Screen:
     def _names(self, document: Any) -> _Names:
         """What a request calls itself, as far as that may be said."""
         names = (str(document.get(name, "")) for name in _Names._fields)
-        return _Names(*(text if self.scanner.redact_text(text) == text else "" for text in names))
+        return _Names(*("" if self.scanner.begun(text) else text for text in names))
 
 
 def _parts(document: Any) -> list[tuple[Any, str]]:

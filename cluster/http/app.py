@@ -18,7 +18,7 @@ from cluster.faults import ExitCode
 from cluster.http import admin, health, problems, records, state, transition, watch
 from cluster.http.listener import doorman_of
 from cluster.http.rate import METERS, Buckets, Meters, Throttled, charge
-from cluster.http.request import BODY, LIMITS, METRICS, NODE, PROJECT, Limits, head_of
+from cluster.http.request import LIMITS, METRICS, NODE, PROJECT, Limits, head_of
 from cluster.node import Node
 from cluster.telemetry import logs
 from cluster.telemetry.metrics import CONTENT_TYPE, Metrics
@@ -112,10 +112,8 @@ async def _answered(request: web.Request, handler: Handler) -> web.StreamRespons
     try:
         return await handler(request)
     except Malformed as error:
-        node = request.app[NODE]
         refused = Refused(error.code, (error.reason,), request.get(PROJECT, ""))
-        refused = transition.unquoted(node, refused, request.get(BODY, b""))
-        return problems.respond(transition.with_head(node, refused))
+        return problems.respond(transition.with_head(request.app[NODE], refused))
     except Throttled as error:
         return problems.respond(error.answer)
     except problems.RoutingError as error:

@@ -71,12 +71,13 @@ async def _screened(
 ) -> T | Refused | Unavailable:
     """The verdict, unless policy finds in the document what may not enter the log."""
     node = request.app[NODE]
-    findings = () if isinstance(document, Refused) else node.screen.look(document)
     if isinstance(verdict, Refused):
-        verdict = node.screen.unquoted(verdict, findings)
+        verdict = node.screen.unquoted(verdict)
     verdict = _accounted(request, document, verdict, dry_run)
-    grave = quarantining(findings)
-    if not grave or isinstance(verdict, Refused | Unavailable):
+    if isinstance(verdict, Refused | Unavailable):
+        return verdict
+    grave = quarantining(node.screen.look(document))
+    if not grave:
         return verdict
     refused = await node.screen.refuse(document, grave, deadline(request), dry_run=dry_run)
     if isinstance(refused, Refused) and not dry_run and _is_proven(document, verdict):

@@ -48,8 +48,6 @@ class Limits:
 NODE = web.AppKey("node", Node)
 LIMITS = web.AppKey("limits", Limits)
 METRICS = web.AppKey("metrics", Metrics)
-BODY = web.RequestKey("body", bytes)
-"""What was sent, so that a refusal of it can tell whether it may be quoted."""
 PROJECT = web.RequestKey("project", str)
 """The project a request is about, once a handler knows it; `X-Swoosh-State-Hash` is that project's."""
 
@@ -84,8 +82,7 @@ async def read_body(request: web.Request, largest: int, *media: str) -> bytes:
         raise Malformed(f"the body has {request.content_length} bytes; at most {largest} are read", Code.TOO_LARGE)
     longest = request.app[LIMITS].body
     try:
-        body = request[BODY] = await within(request.app[NODE].clock, longest, _read(request, largest))
-        return body
+        return await within(request.app[NODE].clock, longest, _read(request, largest))
     except TimeoutError:
         raise Malformed(f"the body took longer than {longest:g} s", Code.TOO_SLOW) from None
 

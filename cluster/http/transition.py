@@ -100,9 +100,10 @@ async def submit(
 
 
 def with_head(node: Node, refused: Refused | Unavailable) -> Refused | Unavailable:
-    """A refusal that was judged without state, with the state its project is in."""
+    """A refusal that was judged without state, with the state its project is in, and without a secret it may quote."""
     if isinstance(refused, Unavailable):
         return refused
+    refused = node.screen.unquoted(refused)
     project = head_of(node, refused.project or proposals.DEFAULT_PROJECT)
     if project is None or refused.head:
         return refused
@@ -202,7 +203,7 @@ async def _parsed(request: web.Request, members: list[bytes], of: str = "") -> l
     documents: list[Any] = []
     unpaused = 0
     for position, member in enumerate(members):
-        documents.append(_parse(request.app[NODE], member, f"{of}[{position}]"))
+        documents.append(_parse(member, f"{of}[{position}]"))
         unpaused += len(member)
         if unpaused >= PARSED_A_SLICE:
             unpaused = 0
@@ -210,19 +211,13 @@ async def _parsed(request: web.Request, members: list[bytes], of: str = "") -> l
     return documents
 
 
-def _parse(node: Node, member: bytes, what: str) -> Any:
+def _parse(member: bytes, what: str) -> Any:
     if len(member) > limits.BODY_BYTES_MAX:
         return Refused(Code.TOO_LARGE, (f"{what}: {len(member)} bytes; at most {limits.BODY_BYTES_MAX} are read",))
     try:
         return canonical.parse(member, what)
     except Malformed as error:
-        return unquoted(node, Refused(error.code, (error.reason,)), member)
-
-
-def unquoted(node: Node, refused: Refused, sent: bytes) -> Refused:
-    """A refusal of what could not be read, without what it may not quote."""
-    seen = {"body": sent.decode("utf-8", "replace"), "reason": refused.reasons}
-    return node.screen.unquoted(refused, node.screen.look(seen))
+        return Refused(error.code, (error.reason,))
 
 
 def _members(body: bytes) -> list[bytes]:

@@ -32,18 +32,26 @@ _ITEM = re.compile(
 _SET_OPERATORS = re.compile(r"--|&&|\|\||~~")
 _NAME = re.compile(r"[a-z0-9]{2,32}(?:_[a-z0-9]{1,32}){0,7}")
 _VALUE = rf"(?=[A-Za-z._~+/=-]{{0,63}}+[0-9])[A-Za-z0-9._~+/=-]{{{VALUE_CHARS_MIN},}}+"
+_VALUE_BEGUN = "[A-Za-z0-9._~+/=-]{8}"
 _REST = f"(?:(?<=[A-Za-z0-9]){TOKEN}*+)?+"
 """What is left of a token behind an open end. It stands last and always matches, so it is read once."""
 _ASSIGNED = r"""(?:["'\\]{0,2}+\s{0,4}+(?:=>|:=|[:=])\s{0,4}+|\s{1,4}+)["'\\]{0,2}+"""
 
 
 class Probe(NamedTuple):
-    """A compiled pattern. Group 1 is the value; ``prefix`` stands literally at its beginning, in lower case if it
-    ``folds``, that is, ignores the case of ASCII letters."""
+    """A compiled pattern.
+
+    Attributes:
+        prefix: stands literally at its beginning.
+        folds: whether the case of ASCII letters is ignored; then ``prefix`` is in lower case.
+        regex: group 1 is the value.
+        begun: where a value begins that may have been cut.
+    """
 
     prefix: str
     folds: bool
     regex: re.Pattern[str]
+    begun: re.Pattern[str]
 
 
 class _Item(NamedTuple):
@@ -88,7 +96,7 @@ def token(pattern: str) -> Probe:
     row = "".join(item.text for item in items)
     fixed = items[-1].least == items[-1].most
     text = f"{before}({row})(?!{TOKEN})" if fixed else f"{before}({row}{_REST})"
-    return Probe(prefix, False, re.compile(text, re.ASCII))
+    return Probe(prefix, False, re.compile(text, re.ASCII), re.compile(before + re.escape(prefix)))
 
 
 def named(name: str) -> Probe:
@@ -101,8 +109,11 @@ def named(name: str) -> Probe:
     """
     if not _NAME.fullmatch(name):
         raise Malformed(f"name {name[:80]!r}: expected words of lower-case letters and digits, joined by _")
-    words = name.split("_")
-    return Probe(words[0], True, re.compile("[_-]?+".join(words) + f"{_ASSIGNED}({_VALUE})", re.ASCII | re.IGNORECASE))
+    words, flags = name.split("_"), re.ASCII | re.IGNORECASE
+    assigned = "[_-]?+".join(words) + _ASSIGNED
+    return Probe(
+        words[0], True, re.compile(f"{assigned}({_VALUE})", flags), re.compile(f"{assigned}{_VALUE_BEGUN}", flags)
+    )
 
 
 def _items(pattern: str) -> Iterator[_Item]:

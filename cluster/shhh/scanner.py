@@ -4,7 +4,7 @@ A value is text, or JSON of any depth. Every text in it is looked at, together w
 a name tells what a text alone would not. Most values hold nothing that even begins like a secret, and for them a scan
 is one pass over all texts at once. The same value gives the same findings in the same order on every node.
 
-A value that was found must never leave this module but in `redact`'s input.
+A value that was found must never leave this module.
 """
 
 from __future__ import annotations
@@ -86,6 +86,10 @@ class Scanner:
         """A text without what policy redacts or quarantines."""
         suspects = self._suspects(text)
         return _without(text, 0, suspects) if suspects else text
+
+    def begun(self, text: str) -> tuple[str, ...]:
+        """The rules of which a value may begin in a text that was cut: half a secret has no form."""
+        return tuple(dict.fromkeys(rule.name for rule, probe in self._suspects(text) if probe.begun.search(text)))
 
     def _finding(self, place: str, rule: Rule, value: str) -> Finding:
         location = self.redact_text(place)[: limits.ADDRESS_CHARS_MAX]

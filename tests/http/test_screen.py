@@ -148,7 +148,7 @@ async def test_who_may_not_sign_holds_nothing_and_is_told_nothing_back(
     desk: Desk, ask: Caller, by: str, code: str
 ) -> None:
     reply = await ask.post("/transition", sources(desk, CANARY, key=CANARY, by=by))
-    assert reply.body["code"] == code and "inputs.sources[0]" in reply.body["reasons"][0]
+    assert reply.body["code"] == code
     assert not held(desk) and is_clean(desk, ask)
 
 
@@ -175,14 +175,14 @@ async def test_what_cannot_be_read_is_not_quoted(desk: Desk, ask: Caller, path: 
 
 
 async def test_a_text_that_is_cut_within_the_secret_is_not_quoted_either(desk: Desk, ask: Caller) -> None:
-    for member, value in {
-        "idem_key": "x" * 50 + " " + CANARY,
-        "project": "x" * 50 + " " + CANARY,
-        "hlc": "x" * 50 + " " + CANARY,
-        "current_state_hash": "x" * 50 + " " + CANARY,
-    }.items():
-        reply = await ask.post("/transition", {**desk.created("apollo"), member: value})
-        assert reply.body["code"] == "MALFORMED" and CANARY[:12] not in reply.text
+    for member in ("idem_key", "project", "hlc", "current_state_hash"):
+        for secret in (CANARY, f"api_key={A20}"):
+            value = "x" * 50 + " " + secret
+            reply = await ask.post("/transition", {**desk.created("apollo"), member: value})
+            assert reply.body["code"] == "MALFORMED" and secret[:16] not in reply.text
+            assert "looks like" in reply.body["reasons"][0] or "got 'xxxx" in reply.body["reasons"][0]
+    plain = await ask.post("/transition", {**desk.created("apollo"), "idem_key": "the api key of task-1"})
+    assert "'the api key of task-1'" in plain.body["reasons"][0], "what holds none is quoted as ever"
 
 
 @pytest.mark.parametrize(

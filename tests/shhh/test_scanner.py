@@ -95,6 +95,22 @@ def test_what_holds_nothing_comes_back_as_it_is() -> None:
     assert SCANNER.redact(document) == (document, ()) and SCANNER.redact(document)[0] is document
 
 
+@pytest.mark.parametrize("family, text", EXAMPLES)
+def test_what_was_cut_off_a_secret_is_known_by_its_beginning(family: str, text: str) -> None:
+    for chars in range(len(text) // 2, len(text)):
+        assert not SCANNER.scan(text[:chars]) or SCANNER.begun(f"got {text[:chars]!r}")
+    assert SCANNER.begun(f"got {text!r}")
+
+
+def test_what_only_mentions_a_secret_begins_none() -> None:
+    for text in (
+        "needs Authorization: Bearer and a read token",
+        "task-1 is in risk-2",
+        "not authorised: access denied",
+    ):
+        assert SCANNER.begun(text) == ()
+
+
 # --- our own protocol -------------------------------------------------------------------------------------------------
 
 HEX64 = st.binary(min_size=32, max_size=32).map(bytes.hex)
