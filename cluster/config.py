@@ -33,6 +33,8 @@ from cluster.raft.install import BYTES_PER_SECOND
 from cluster.raft.replica import Timing
 from cluster.raft.retention import KEEP, Keep
 from cluster.sections import Section
+from cluster.shhh import policy as policies
+from cluster.shhh.policy import BUILT_IN, Policy
 from cluster.storage.incoming import current_store
 from cluster.tls import Credentials
 from cluster.vault import Secret, SecretError, Vault
@@ -94,6 +96,10 @@ class _Disk(Section, frozen=True):
     free_min_mib: int = 256
 
 
+class _PolicyFile(Section, frozen=True):
+    file: str = ""
+
+
 class _Outbound(Section, frozen=True):
     proxy: str = ""
     authorities: str = ""
@@ -120,6 +126,7 @@ class _File(Section, frozen=True, kw_only=True):
     log: _Log = _Log()
     install: _Install = _Install()
     disk: _Disk = _Disk()
+    policy: _PolicyFile = _PolicyFile()
     outbound: _Outbound = _Outbound()
     environment: sections.Environment = sections.Environment()
     kaching: sections.Kaching = sections.Kaching()
@@ -193,6 +200,7 @@ class Config:
     install_rate: int = BYTES_PER_SECOND
     read_tokens: tuple[Secret, ...] = ()
     disk_free_min: int = 256 << 20
+    policy: Policy = BUILT_IN
     outbound: Outbound = NO_PROXY
     environment: Hook | None = None
     kaching: kaching_wire.Terms | None = None
@@ -275,6 +283,18 @@ def load(path: Path, environment: Mapping[str, str] | None = None) -> Config:
     except msgspec.ValidationError as error:
         raise Misconfigured(f"{path}: {error}") from None
     return _resolve(file, path.absolute().parent, notices)
+
+
+def policy(path: Path) -> Policy:
+    """The policy in a file (docs/reference/policy.md).
+
+    Raises:
+        Misconfigured: unreadable, not TOML, or not a policy.
+    """
+    try:
+        return policies.decode(tomllib.loads(path.read_text(encoding="utf-8")))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, Malformed) as error:
+        raise Misconfigured(f"{path}: {error}") from None
 
 
 def arm_failpoints(environment: Mapping[str, str] | None = None) -> None:
@@ -433,6 +453,7 @@ def _resolve(file: _File, folder: Path, notices: tuple[str, ...]) -> Config:
         install_rate=file.install.mib_per_second << 20,
         read_tokens=tuple(map(Secret, secret("http.read_tokens", file.http.read_tokens).split())),
         disk_free_min=file.disk.free_min_mib << 20,
+        policy=policy(folder / file.policy.file) if file.policy.file else BUILT_IN,
         outbound=Outbound(
             proxy=file.outbound.proxy,
             authorities=folder / file.outbound.authorities if file.outbound.authorities else None,

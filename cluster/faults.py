@@ -19,7 +19,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import IntEnum
-from typing import NoReturn
+from typing import Any, NoReturn
 
 
 class ExitCode(IntEnum):
@@ -41,6 +41,7 @@ class ExitCode(IntEnum):
 
 Stop = Callable[[ExitCode, str, dict[str, object]], None]
 Restart = Callable[[str, dict[str, object]], None]
+Redact = Callable[[Any], tuple[Any, tuple[str, ...]]]
 
 
 class Stopped(BaseException):
@@ -64,11 +65,17 @@ def _replace_process(reason: str, facts: dict[str, object]) -> None:
         fatal(ExitCode.BUG, "the process cannot start itself again", error=str(error))
 
 
+def _unchanged(line: Any) -> tuple[Any, tuple[str, ...]]:
+    return line, ()
+
+
 def _say(line: dict[str, object]) -> None:
-    sys.stderr.write(json.dumps(line, default=str) + "\n")
+    said, _ = _redact(json.loads(json.dumps(line, default=str)))
+    sys.stderr.write(json.dumps(said) + "\n")
     sys.stderr.flush()
 
 
+_redact: Redact = _unchanged
 _stop: Stop = _end_process
 _restart: Restart = _replace_process
 _armed: dict[str, tuple[int, Callable[[], None]]] = {}
@@ -87,6 +94,12 @@ def set_stop(stop: Stop | None) -> None:
     """Replace how `fatal` stops (tests and the simulator raise a BaseException of their own); None restores it."""
     global _stop  # noqa: PLW0603
     _stop = _end_process if stop is None else stop
+
+
+def set_redaction(redact: Redact) -> None:
+    """What a last word passes through, from now on: it may hold a trace, and a trace anything."""
+    global _redact  # noqa: PLW0603
+    _redact = redact
 
 
 def restart(reason: str, **facts: object) -> NoReturn:

@@ -31,12 +31,14 @@ from cluster.license_gate import LicenseGate
 from cluster.nodekey import NodeKey
 from cluster.proposals import Proposals
 from cluster.providers.hmmm import Polled, Votes
-from cluster.providers.leading import Leading, Provider
+from cluster.providers.leading import Leading, Provider, Voice
 from cluster.raft.driver import Fate, Identity, Links, NoQuorum, NotLeader, Raft, Role
 from cluster.raft.install import Installer
 from cluster.raft.journal import Journal
+from cluster.screen import Screen
 from cluster.scrub import Scrubber
 from cluster.seats import Crowded, Seats
+from cluster.shhh.scanner import Scanner
 from cluster.steward import Steward
 from cluster.storage.donor import Donor
 from cluster.storage.snapshots import Snapshots
@@ -144,6 +146,7 @@ class Node:
         self.providers = (*providers, self.votes)
         self.admission = Admission(chart, identity.cluster_id, lambda: self.machine.registry, insecure=genesis.insecure)
         self.insecure = genesis.insecure
+        self.screen = Screen(Scanner(config.policy), Voice(self.machine, clock, key), self.read, self.submit)
         self.keeper = keeper
         gate = LicenseGate(self.machine, clock)
         keeper.closed, keeper.seconds_left = gate.closed, gate.seconds_left
@@ -338,7 +341,7 @@ class Node:
             task.cancel()
         self._leading = []
         if role is Role.LEADER:
-            leading = Leading(term, self.machine, self.clock, self._key, self._submit_here)
+            leading = Leading(term, self.machine, self.clock, self._key, self._submit_here, self.screen.scanner)
             jobs = [self._steward(leading), *(self._provide(provider, leading) for provider in self.providers)]
             self._leading = [self.spawn(job) for job in jobs]
         else:

@@ -18,6 +18,7 @@ from cluster.providers.kaching import Kaching
 from cluster.providers.leading import Provider
 from cluster.providers.license import LicenseFile
 from cluster.providers.mcp import ToolProbe
+from cluster.providers.policy import PolicyInForce
 
 
 def gatekeeper(config: Config, clock: Clock) -> Gatekeeper:
@@ -41,6 +42,7 @@ def providers(config: Config, outside: Outside, entropy: Entropy) -> Iterator[Pr
     if config.environment is not None:
         yield Environments(config.environment, outside, entropy)
     yield from (ToolProbe(server, outside) for server in config.tool_servers)
+    yield PolicyInForce(config.policy)
 
 
 def _urls(config: Config) -> Iterator[str]:

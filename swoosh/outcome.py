@@ -85,7 +85,9 @@ ADVICE: dict[Code, Advice] = {
     Code.HLC_TIE: Advice(True, "raise the counter of your HLC above hlc_last and resubmit"),
     Code.HLC_SKEW: Advice(True, "your clock runs ahead of the cluster; synchronise it and resubmit"),
     Code.TERMINATED: Advice(False, "the project is over; create a new one"),
-    Code.QUARANTINED: Advice(False, "a policy signer must release or confirm the quarantine"),
+    Code.QUARANTINED: Advice(
+        False, "a policy signer must release or confirm the quarantine; a request with findings is sent without them"
+    ),
     Code.PAUSED: Advice(True, "resume the project, or see outbound and providers of /health for the license"),
     Code.RECOVERING: Advice(True, "wait until the council is quorate again"),
     Code.NOT_LICENSED: Advice(True, "wait for BOOT_LICENSE_GRANTED; the leader's /health says in providers why not"),
@@ -166,7 +168,10 @@ class Accepted(msgspec.Struct, frozen=True, tag=True):
 
 
 class Refused(msgspec.Struct, frozen=True, tag=True):
-    """Nothing changed. ``head`` and ``hlc_last`` are what the verdict was judged on; empty where no state was read."""
+    """Nothing changed. ``head`` and ``hlc_last`` are what the verdict was judged on; empty where no state was read.
+
+    ``findings`` are what policy found in the request: rule, severity, location and hash of the value.
+    """
 
     code: Code
     reasons: tuple[str, ...]
@@ -179,6 +184,7 @@ class Refused(msgspec.Struct, frozen=True, tag=True):
     hlc_last: str = ""
     quarantined: bool = False
     record: dict[str, Any] | None = None
+    findings: tuple[dict[str, str], ...] = ()
 
 
 class FactAccepted(msgspec.Struct, frozen=True, tag=True):

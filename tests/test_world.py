@@ -113,6 +113,19 @@ finally:
     )
 
 
+def test_a_last_word_passes_through_what_it_is_told_to() -> None:
+    program = """
+from cluster import faults
+from cluster.faults import ExitCode
+from cluster.shhh.policy import BUILT_IN
+from cluster.shhh.scanner import Scanner
+faults.set_redaction(Scanner(BUILT_IN).redact)
+faults.fatal(ExitCode.BUG, "a task failed", error=ValueError("Bearer " + "A1b2C3d4E5" * 3))
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert json.loads(ended.stderr)["error"] == "Bearer [REDACTED]" and ended.returncode == ExitCode.BUG
+
+
 def test_a_replaced_stop_is_told_everything() -> None:
     class Stopped(BaseException):
         pass

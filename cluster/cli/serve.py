@@ -38,6 +38,7 @@ from cluster.peerport import PeerPort
 from cluster.raft.install import Installer, finish
 from cluster.raft.journal import RUNBOOK, Journal
 from cluster.raft.transport import PeerTransport
+from cluster.shhh.scanner import Scanner
 from cluster.storage import layout
 from cluster.storage.donor import Donor
 from cluster.storage.incoming import DirectoryPlace
@@ -81,7 +82,9 @@ def serve(path: Path, rejoin: bool, yes: bool) -> None:
         config.arm_failpoints()
     except (Misconfigured, ChartError) as error:
         faults.fatal(ExitCode.MISCONFIGURED, str(error))
-    logs.configure(sys.stderr, clock, node=settings.node_id)
+    redact = Scanner(settings.policy).redact
+    logs.configure(sys.stderr, clock, redact, node=settings.node_id)
+    faults.set_redaction(redact)
     for notice in settings.notices:
         _log.warning("configuration", notice=notice)
     if genesis.insecure:
@@ -175,6 +178,7 @@ async def run(settings: Config, genesis: Genesis, chart: Chart, clock: Clock, en
         await node.start()
         stack.push_async_callback(node.stop)
         await stack.enter_async_context(_peer_port(settings, credentials, genesis, node, transport))
+        _log.info("policy", version=settings.policy.version, hash=settings.policy.hash)
         _log.info("serving", http=config.spell(settings.http), peer=config.spell(settings.peer))
         await _told_to_stop()
         _log.info("stopping")

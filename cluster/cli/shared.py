@@ -89,20 +89,20 @@ def run(work: Coroutine[Any, Any, T]) -> T:
         raise click.exceptions.Exit(130) from None
 
 
-def key_option(what: str) -> Callable[[Command], Command]:
-    """--key FILE, loaded."""
+def key_option(what: str, *, required: bool = True) -> Callable[[Command], Command]:
+    """--key FILE, loaded; None where it is not required and not given."""
     return click.option(
         "--key",
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
         callback=_load_key,
-        required=True,
+        required=required,
         help=f"{what} (Ed25519, PKCS #8 PEM).",
     )
 
 
-def _load_key(ctx: click.Context, parameter: click.Parameter, value: Path) -> Key:
+def _load_key(ctx: click.Context, parameter: click.Parameter, value: Path | None) -> Key | None:
     try:
-        return Key.load(value)
+        return None if value is None else Key.load(value)
     except (OSError, ValueError) as error:
         raise click.BadParameter(str(error)) from None
 

@@ -119,12 +119,17 @@ async def _answered(request: web.Request, handler: Handler) -> web.StreamRespons
     except Throttled as error:
         return problems.respond(error.answer)
     except problems.RoutingError as error:
-        return problems.routing(error, request.path)
+        return problems.routing(error, _path(request))
     except Corrupt as error:  # what this node stores is damaged: it must not go on voting on it
-        faults.fatal(ExitCode.DAMAGED, str(error), path=request.path)
+        faults.fatal(ExitCode.DAMAGED, str(error), path=_path(request))
     except Exception:
         _log.exception("handler raised", method=request.method, path=request.path)
         return problems.internal()
+
+
+def _path(request: web.Request) -> str:
+    """As far as it may be repeated."""
+    return request.app[NODE].screen.scanner.redact_text(request.path)
 
 
 @web.middleware
@@ -154,7 +159,7 @@ async def _signed_by(request: web.Request, response: web.StreamResponse) -> None
     try:
         project = head_of(node, request.get(PROJECT, DEFAULT_PROJECT))
     except Corrupt as error:
-        faults.fatal(ExitCode.DAMAGED, str(error), path=request.path)
+        faults.fatal(ExitCode.DAMAGED, str(error), path=_path(request))
     if node.stopping:
         response.force_close()  # so that the next request goes to a node that stays
         response.headers["Connection"] = "close"

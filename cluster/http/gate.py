@@ -7,6 +7,9 @@ applied all that was committed when the request came in: once for each request, 
 What an authenticated caller is refused here joins the node's other refusals (`GET /rejections`), for operators ask who
 tried what. What nobody proved to have sent does not: anybody could write what he likes into those notes, and push out
 what somebody looks for.
+
+Last, what was admitted is held against policy (cluster/screen.py): what holds a secret ends here, and the project it
+is about is held. Not before, for a stranger may hold nobody's project.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from aiohttp import web
 from cluster.answers import Unavailable
 from cluster.http.rate import METERS, too_many
 from cluster.http.request import NODE, deadline
+from cluster.shhh.report import quarantining
 from swoosh import principal
 from swoosh.outcome import Code, Refused
 
@@ -55,8 +59,30 @@ async def admit(
         for count, position in enumerate(doubtful):
             await _pause(request, count)
             verdicts[position] = judge(documents[position]) if missing is None else missing
-    pairs = zip(documents, verdicts, strict=True)
-    return [_accounted(request, document, verdict, dry_run) for document, verdict in pairs]
+    answers: list[T | Refused | Unavailable] = []
+    for position, (document, verdict) in enumerate(zip(documents, verdicts, strict=True)):
+        await _pause(request, position)
+        answers.append(await _screened(request, document, verdict, dry_run))
+    return answers
+
+
+async def _screened(
+    request: web.Request, document: Any, verdict: T | Refused | Unavailable, dry_run: bool
+) -> T | Refused | Unavailable:
+    """The verdict, unless policy finds in the document what may not enter the log."""
+    node = request.app[NODE]
+    if isinstance(verdict, Refused):
+        verdict = node.screen.unquoted(verdict)
+    verdict = _accounted(request, document, verdict, dry_run)
+    if isinstance(verdict, Refused | Unavailable):
+        return verdict
+    grave = quarantining(node.screen.look(document))
+    if not grave:
+        return verdict
+    refused = await node.screen.refuse(document, grave, deadline(request), dry_run=dry_run)
+    if isinstance(refused, Refused) and not dry_run and _is_proven(document, verdict):
+        node.note(refused, _signer(document))
+    return refused
 
 
 async def _pause(request: web.Request, count: int) -> None:
@@ -71,13 +97,17 @@ def _accounted(
     node, buckets = request.app[NODE], request.app[METERS].signer
     if isinstance(verdict, Unavailable) or not _is_proven(document, verdict):
         return verdict
-    signer = principal.normalise(document["provider"] if "provider" in document else document["signer"])
+    signer = _signer(document)
     wait = buckets.take(signer, len(document["proposals"]) if "proposals" in document else 1)
     if wait:
         return too_many(signer, buckets, wait)
     if isinstance(verdict, Refused) and not dry_run:
         node.note(verdict, signer)
     return verdict
+
+
+def _signer(document: Any) -> str:
+    return principal.normalise(document["provider"] if "provider" in document else document["signer"])
 
 
 def _is_proven(document: Any, verdict: object) -> bool:

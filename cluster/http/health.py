@@ -64,15 +64,22 @@ async def get_health(request: web.Request) -> web.Response:
             **node.checkpoints.document(),
             "scrub": node.scrubber.document(),
             "suspended": raft.suspended,
+            "policy": node.screen.document(),
             "outbound": node.keeper.closed(None) or "open",
             "breakers": node.keeper.resting(),
-            "providers": {provider.name: provider.trouble for provider in node.providers} if leads(node) else None,
+            "providers": troubles_of(node) if leads(node) else None,
             "cluster_id": node.machine.cluster_id,
             "version": VERSION,
             "chart_hash": node.chart.hash,
             "insecure": node.insecure,
         }
     )
+
+
+def troubles_of(node: Node) -> dict[str, str | None]:
+    """What is wrong with each outside system, without what it may have let slip."""
+    told, _ = node.screen.scanner.redact({provider.name: provider.trouble for provider in node.providers})
+    return dict(told)
 
 
 def leads(node: Node) -> bool:
@@ -124,6 +131,8 @@ def gauges(node: Node, *, watchers: int) -> Gauges:
         watchers=watchers,
         disk_stalled_s=raft.stalled_s or 0.0,
         disk_free_bytes=node.disk.free_bytes,
+        findings=node.screen.counts,
+        policy_agrees=node.screen.document()["agrees"],
         outbound_open=node.keeper.closed(None) is None,
         outbound_seconds_left=node.keeper.seconds_left(),
         breakers_open=len(node.keeper.resting()),

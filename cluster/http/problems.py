@@ -151,6 +151,8 @@ def _refused(answer: Refused) -> dict[str, Any]:
         "guard_outcomes": answer.guard_outcomes,
         "guards_v1": guards_v1(answer.guard_outcomes, answer.code),
     }
+    if answer.findings:
+        body["findings"] = answer.findings
     return body if answer.record is None else {**body, "record": answer.record}
 
 

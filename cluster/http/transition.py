@@ -100,9 +100,10 @@ async def submit(
 
 
 def with_head(node: Node, refused: Refused | Unavailable) -> Refused | Unavailable:
-    """A refusal that was judged without state, with the state its project is in."""
+    """A refusal that was judged without state, with the state its project is in, and without a secret it may quote."""
     if isinstance(refused, Unavailable):
         return refused
+    refused = node.screen.unquoted(refused)
     project = head_of(node, refused.project or proposals.DEFAULT_PROJECT)
     if project is None or refused.head:
         return refused

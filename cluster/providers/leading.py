@@ -17,7 +17,9 @@ from typing import Any, Protocol
 from cluster.answers import Answer
 from cluster.clock import Clock
 from cluster.nodekey import NodeKey
-from swoosh import hlc, signing
+from cluster.shhh.policy import BUILT_IN
+from cluster.shhh.scanner import Scanner
+from swoosh import canonical, hlc, signing
 from swoosh.catalog import Registry
 from swoosh.entry import FactItem, Item, ProposalItem
 from swoosh.hlc import HLC
@@ -26,6 +28,7 @@ from swoosh.proposal import inputs_hash, to_sent
 from swoosh.state import Project
 
 SUBMIT_SECONDS = 5.0
+_SCANNER = Scanner(BUILT_IN)
 
 Submit = Callable[[Sequence[Item], float], Awaitable[list[Answer]]]
 """``(items, deadline in monotonic seconds)`` to the queue of this leader."""
@@ -43,54 +46,11 @@ class Provider(Protocol):
         ...
 
 
-class Leading:
-    """A node's say in the term it leads."""
+class Voice:
+    """A node's signed word, whether it leads or not."""
 
-    def __init__(self, term: int, machine: Machine, clock: Clock, key: NodeKey, submit: Submit) -> None:
-        self.term, self.machine, self.clock = term, machine, clock
-        self._key, self._submit = key, submit
-
-    @property
-    def registry(self) -> Registry:
-        """Identities, settings and facts as applied here."""
-        return self.machine.registry
-
-    @property
-    def now_ms(self) -> int:
-        """The stamp that an entry made now would get, in milliseconds."""
-        return max(self.machine.position.stamp_us, self.clock.wall_us()) // 1000
-
-    @property
-    def caught_up(self) -> bool:
-        """Whether all that former leaders committed is applied here: an entry of this term is."""
-        return self.machine.position.term == self.term
-
-    async def observe(self, kind: str, subject: str, body: dict[str, Any], *, lives_ms: int) -> Answer | None:
-        """Put an observation made now on record; None where the board says the same and is fresh enough.
-
-        The fact expires ``lives_ms`` after now and is renewed at two thirds of that. ``body`` is the fact's, whole.
-        """
-        held = self.registry.fact(kind, subject)
-        if held is not None and held.body == body and self.now_ms < _renew_at(held.observed_at, held.expires_at):
-            return None
-        return (await self.submit([self.fact(kind, subject, body, lives_ms=lives_ms)]))[0]
-
-    def fact(self, kind: str, subject: str, body: dict[str, Any], *, lives_ms: int) -> FactItem:
-        """A signed fact, later than the one the board holds whatever the clocks of former leaders said."""
-        held = self.machine.registry.facts.get(kind, subject)
-        now_ms = self.now_ms
-        document = {
-            "kind": kind,
-            "subject": subject,
-            "observed_at": now_ms if held is None else max(now_ms, held.observed_at),
-            "seq": 0 if held is None else held.seq + 1,
-            "expires_at": now_ms + lives_ms,
-            "body": body,
-            "provider": self._key.principal,
-            "gathered_term": self.term,
-        }
-        preimage = signing.fact_preimage(document, self.machine.cluster_id)
-        return FactItem(to_sent({**document, "signature": signing.sign(self._key.private, preimage)}))
+    def __init__(self, machine: Machine, clock: Clock, key: NodeKey) -> None:
+        self.machine, self.clock, self._key = machine, clock, key
 
     def proposal(
         self, project: Project, transition: str, inputs: dict[str, Any], *, key: str, window_id: str = ""
@@ -110,6 +70,66 @@ class Leading:
         }
         preimage = signing.proposal_preimage(document, self.machine.cluster_id)
         return ProposalItem(to_sent({**document, "signature": signing.sign(self._key.private, preimage)}))
+
+
+class Leading(Voice):
+    """A node's say in the term it leads."""
+
+    def __init__(
+        self, term: int, machine: Machine, clock: Clock, key: NodeKey, submit: Submit, scanner: Scanner = _SCANNER
+    ) -> None:
+        super().__init__(machine, clock, key)
+        self.term, self._submit, self._scanner = term, submit, scanner
+
+    @property
+    def registry(self) -> Registry:
+        """Identities, settings and facts as applied here."""
+        return self.machine.registry
+
+    @property
+    def now_ms(self) -> int:
+        """The stamp that an entry made now would get, in milliseconds."""
+        return max(self.machine.position.stamp_us, self.clock.wall_us()) // 1000
+
+    @property
+    def caught_up(self) -> bool:
+        """Whether all that former leaders committed is applied here: an entry of this term is."""
+        return self.machine.position.term == self.term
+
+    async def observe(self, kind: str, subject: str, body: dict[str, Any], *, lives_ms: int) -> Answer | None:
+        """Put an observation made now on record; None where the board says the same and is fresh enough.
+
+        The fact expires ``lives_ms`` after now and is renewed at two thirds of that. ``body`` is the fact's, whole,
+        but for what policy takes for a secret: an outside system may say anything, and it does not get into the log.
+        """
+        body, _ = self._scanner.redact(body)
+        held = self.registry.fact(kind, subject)
+        if held is not None and held.body == body and self.now_ms < _renew_at(held.observed_at, held.expires_at):
+            return None
+        return (await self.submit([self.fact(kind, subject, body, lives_ms=lives_ms)]))[0]
+
+    def fact(self, kind: str, subject: str, body: dict[str, Any], *, lives_ms: int) -> FactItem:
+        """A signed fact, later than the one the board holds whatever the clocks of former leaders said, and without
+        what policy takes for a secret.
+
+        Raises:
+            Malformed: the body is not in canonical form, as what an outside system says need not be.
+        """
+        canonical.check(body, f"{kind} fact")
+        held = self.machine.registry.facts.get(kind, subject)
+        now_ms = self.now_ms
+        document = {
+            "kind": kind,
+            "subject": subject,
+            "observed_at": now_ms if held is None else max(now_ms, held.observed_at),
+            "seq": 0 if held is None else held.seq + 1,
+            "expires_at": now_ms + lives_ms,
+            "body": self._scanner.redact(body)[0],
+            "provider": self._key.principal,
+            "gathered_term": self.term,
+        }
+        preimage = signing.fact_preimage(document, self.machine.cluster_id)
+        return FactItem(to_sent({**document, "signature": signing.sign(self._key.private, preimage)}))
 
     async def submit(self, items: Sequence[Item]) -> list[Answer]:
         """One answer per proposal or fact, in order."""

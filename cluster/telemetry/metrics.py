@@ -22,6 +22,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from cluster.answers import Answer
+from cluster.shhh.policy import Verdict
 from swoosh.chart import Chart
 from swoosh.machine import Applied
 from swoosh.outcome import Accepted, Refused
@@ -62,6 +63,8 @@ class Gauges(NamedTuple):
     halted: bool = False
     scrub_passes: int = 0
     scrub_steps: int = 0
+    findings: Mapping[str, int] = {}
+    policy_agrees: bool = True
     outbound_open: bool = False
     outbound_seconds_left: float = 0.0
     breakers_open: int = 0
@@ -211,6 +214,11 @@ def _gauges(now: Gauges) -> Iterator[Metric]:
         lag.add_metric([peer], now.peers_lag.get(peer, 0))
     yield reachable
     yield lag
+    findings = CounterMetricFamily("swoosh_policy_findings", "Findings in requests sent here", labels=["verdict"])
+    for verdict in Verdict:
+        findings.add_metric([verdict], now.findings.get(verdict, 0))
+    yield findings
+    yield gauge("swoosh_policy_agrees", "1 while this node's policy is the one in force", now.policy_agrees)
     yield gauge("swoosh_outbound_open", "1 while the license lets traffic leave for outside systems", now.outbound_open)
     left = now.outbound_seconds_left
     yield gauge("swoosh_outbound_left_seconds", "Until the license's grace is over, if nothing more is heard", left)

@@ -77,6 +77,8 @@ class Refused(msgspec.Struct, frozen=True):
     retryable: bool = False
     help: str = ""
     idem_key: str = ""
+    findings: tuple[dict[str, str], ...] = ()
+    """What policy found in the request: rule, severity, location and hash of each value."""
 
     def __str__(self) -> str:
         by = f" by {self.failing_guard}" if self.failing_guard else ""

@@ -159,7 +159,7 @@ url = "http://[::1]:8800/"
     with pytest.raises(Blocked):
         keeper.permit("mcp", "http://elsewhere.example/")
     names = [provider.name for provider in outside.providers(found, cast(Any, None), SeededEntropy(1))]
-    assert names == ["license", "mcp:files", "mcp:search"]
+    assert names == ["license", "mcp:files", "mcp:search", "policy"]
 
 
 def test_a_failpoint_is_armed_by_name_and_visit() -> None:

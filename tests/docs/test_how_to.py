@@ -6,13 +6,16 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from chaos.solo import Solo, the_chart
 from chaos.steer import drive
+from cluster.shhh import policy
 from swoosh import canonical, state
+from swoosh.errors import Malformed
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ROOT / "docs" / "how-to"
@@ -31,6 +34,15 @@ def test_the_code_of_a_page_runs(name: str) -> None:
     assert code
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_policy_of_the_page_is_one_once_it_is_mended() -> None:
+    text = (PAGES / "write-a-policy.md").read_text(encoding="utf-8")
+    first, mended, _ = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    with pytest.raises(Malformed, match="groups"):
+        policy.decode(tomllib.loads(first))
+    found = policy.decode(tomllib.loads(re.sub(r"patterns = .*\n", mended, first)))
+    assert (found.verdicts["acme-key"], found.verdicts["bearer-token"]) == ("quarantine", "redact")
 
 
 def answer(solo: Solo, project: str) -> bytes:

@@ -18,8 +18,13 @@ from cluster.admission import Admission
 from cluster.answers import Answer, Unavailable
 from cluster.clock import Clock, SystemClock
 from cluster.egress import Gatekeeper
+from cluster.nodekey import NodeKey
 from cluster.providers.hmmm import Polled, Votes
+from cluster.providers.leading import Voice
 from cluster.raft.driver import PeerStatus, Role
+from cluster.screen import Screen
+from cluster.shhh.policy import BUILT_IN, Policy
+from cluster.shhh.scanner import Scanner
 from swoosh import canonical, genesis, hlc, principal, proposal, signing
 from swoosh import entry as log_entry
 from swoosh.chart import load_chart
@@ -42,6 +47,7 @@ ROLES = {
     "ed": ("elector",),
     "eli": ("elector",),
     "eva": ("elector",),
+    "policy": ("policy",),
 }
 
 
@@ -110,6 +116,7 @@ class Desk:
     instead: Callable[[Sequence[Item]], list[Answer]] | None = None
     recovery_s: float | None = 0.25
     stopping: bool = False
+    policy: Policy = BUILT_IN
 
     def __post_init__(self) -> None:
         people = tuple(Registered(name, KEYS[name].principal, roles) for name, roles in ROLES.items())
@@ -125,6 +132,8 @@ class Desk:
         self.keeper = Gatekeeper(self.clock, ())
         self.providers: tuple[Any, ...] = (self.votes,)
         self.admission = Admission(CHART, self.cluster_id, lambda: self.machine.registry, insecure=self.insecure)
+        voice = Voice(self.machine, self.clock, NodeKey(KEYS["node"].private, KEYS["node"].principal))
+        self.screen = Screen(Scanner(self.policy), voice, self.read, self.submit)
         self.on_applied: list[Callable[[Applied], None]] = []
         self.snapshots = FakeSnapshots()
         self.checkpoints = SimpleNamespace(halted=None, document=lambda: {"checkpoint": None, "halted": None})

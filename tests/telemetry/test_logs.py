@@ -9,6 +9,8 @@ import pytest
 import structlog
 
 from cluster.clock import ManualClock
+from cluster.shhh.policy import BUILT_IN
+from cluster.shhh.scanner import REDACTED, Scanner
 from cluster.telemetry import logs
 from swoosh.machine import Applied, Position
 from swoosh.wal import WalRecord
@@ -19,7 +21,7 @@ def lines() -> Iterator[io.StringIO]:
     stream = io.StringIO()
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
-    logs.configure(stream, ManualClock(), node="n1")
+    logs.configure(stream, ManualClock(), Scanner(BUILT_IN).redact, node="n1")
     yield stream
     structlog.reset_defaults()
     root.handlers, root.level = handlers, level
@@ -69,6 +71,18 @@ def test_long_texts_and_deep_values_are_cut(lines: io.StringIO) -> None:
 def test_secrets_are_hidden_wherever_they_are(lines: io.StringIO, name: str) -> None:
     structlog.get_logger().info("x", **{name: "hunter2"}, inside={"deep": [{name: "hunter2"}]})
     assert "hunter2" not in lines.getvalue() and logs.HIDDEN in lines.getvalue()
+
+
+def test_a_secret_in_a_text_is_replaced_before_the_text_is_cut(lines: io.StringIO) -> None:
+    secret = "sk-" + "a1" * 24
+    long = "." * (logs.TEXT_CHARS_MAX - 20) + " " + secret
+    structlog.get_logger().info(f"read {secret}", reason=long, error=ValueError(secret), inside=[{"why": [secret]}])
+    try:
+        raise RuntimeError(secret)
+    except RuntimeError:
+        structlog.get_logger().exception("handler raised")
+    logging.getLogger("aiohttp.server").error("bad request %s", secret)
+    assert secret[:12] not in lines.getvalue() and lines.getvalue().count(REDACTED) >= 6
 
 
 def test_libraries_speak_the_same_form(lines: io.StringIO) -> None:
