@@ -12,12 +12,12 @@ from typing import Any
 import msgspec
 
 from swoosh import canonical
+from swoosh.addresses import COMPONENT
 from swoosh.hashing import PREFIX, digest_hex
 from swoosh.wal import WalRecord
 
 SCHEMA = "swoosh.dr.v1"
 REDACTED = "[REDACTED]"
-_UCXL_COMPONENT = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-")
 
 
 class DecisionRecord(msgspec.Struct, frozen=True):
@@ -90,12 +90,13 @@ def address(dr_id: str) -> str:
 
 def ucxl_address(project: str, seq: int) -> str:
     """The strict UCXL address of a project's n-th Decision Record."""
-    return f"ucxl://swoosh:orchestrator@{_component(project)}:transition/*~{seq}/dr.json"
+    return f"ucxl://swoosh:orchestrator@{component(project)}:transition/*~{seq}/dr.json"
 
 
 @lru_cache(maxsize=4_096)
-def _component(project: str) -> str:
-    return "".join(c if c in _UCXL_COMPONENT else "-" for c in project)
+def component(project: str) -> str:
+    """A project id as part of a strict UCXL address, which knows fewer characters."""
+    return "".join(c if c in COMPONENT else "-" for c in project)
 
 
 def op_class(idem_key: str) -> str:

@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     from chaos.simulation.host import Life, Message
     from chaos.simulation.world import World
 
-REPLICATED = (Family.HEAD, Family.PROJECT, Family.LEDGER, Family.WAL, Family.DECISION, Family.REGISTRY)
+REPLICATED = (
+    *(Family.HEAD, Family.PROJECT, Family.LEDGER, Family.WAL, Family.DECISION, Family.SUBMISSION, Family.OUTBOX),
+    Family.REGISTRY,
+)
 """What every node must hold in the same bytes."""
 QUEUED_MAX = 10_000
 HTTP_OK, HTTP_BROKEN = 200, 500
