@@ -12,16 +12,20 @@ from __future__ import annotations
 import os
 import signal
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 import msgspec
 
 from cluster import faults
 from cluster.clock import Clock, ShiftedClock, SystemClock
+from cluster.providers import bubble, slurp
+from cluster.providers.templates import Template
 from cluster.raft.install import BYTES_PER_SECOND
 from cluster.raft.replica import Timing
 from cluster.raft.retention import KEEP, Keep
@@ -92,6 +96,14 @@ class _Outbound(_Section, frozen=True):
     allow: tuple[str, ...] = ()
 
 
+class _Sink(_Section, frozen=True):
+    path: str = ""
+    url: str = ""
+    method: str = "POST"
+    token: str = ""
+    fields: dict[str, str] = {}
+
+
 class _File(_Section, frozen=True, kw_only=True):
     """The TOML file. Every member can be set by a variable: ``http.listen`` is SWOOSH_HTTP_LISTEN."""
 
@@ -112,6 +124,8 @@ class _File(_Section, frozen=True, kw_only=True):
     install: _Install = _Install()
     disk: _Disk = _Disk()
     outbound: _Outbound = _Outbound()
+    bubble: _Sink = _Sink()
+    slurp: _Sink = _Sink()
 
 
 class Outbound(NamedTuple):
@@ -127,6 +141,23 @@ class Outbound(NamedTuple):
 
 
 NO_PROXY = Outbound()
+
+
+class Sink(NamedTuple):
+    """Where the records of an outbox go: a file of JSON lines (``path``), or a ``url``; neither: nowhere.
+
+    ``{project}`` and ``{id}`` in the URL are filled in; ``token`` is sent as a bearer token; ``fields`` is a template
+    (cluster/providers/templates.py).
+    """
+
+    path: Path | None = None
+    url: str = ""
+    method: str = "POST"
+    token: str = ""
+    fields: Mapping[str, str] = MappingProxyType({})
+
+
+NOWHERE = Sink()
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +182,8 @@ class Config:
         read_tokens: bearer tokens, one of which reads need; empty means that reads are open.
         disk_free_min: bytes of free space below which the node refuses proposals.
         outbound: how outside systems are reached.
+        bubble: where Decision Records go.
+        slurp: where submission records go.
         notices: what the operator should hear at the start.
     """
 
@@ -176,6 +209,8 @@ class Config:
     read_tokens: tuple[str, ...] = ()
     disk_free_min: int = 256 << 20
     outbound: Outbound = NO_PROXY
+    bubble: Sink = NOWHERE
+    slurp: Sink = NOWHERE
     notices: tuple[str, ...] = ()
 
     @property
@@ -295,6 +330,12 @@ def render(*, node: str, cluster_id: str, http: Address, peer: Address, members:
         "# Where to find the members. Who they are says the genesis; this cannot add or remove one.",
         "[members]",
         *(f'{name} = "{spell(address)}"' for name, address in members.items()),
+        "",
+        "# Where Decision Records go, and where records of submissions; without a path or a url, nowhere.",
+        "# [bubble]",
+        '# path = "decisions.jsonl"',
+        "# [slurp]",
+        '# url = "https://slurp.example/submissions"',
     ]
     return "\n".join(lines) + "\n"
 
@@ -387,7 +428,19 @@ def _resolve(file: _File, folder: Path, notices: tuple[str, ...]) -> Config:
             authorities=folder / file.outbound.authorities if file.outbound.authorities else None,
             allow=file.outbound.allow,
         ),
+        bubble=_sink(folder, "bubble", file.bubble),
+        slurp=_sink(folder, "slurp", file.slurp),
         notices=notices,
+    )
+
+
+def _sink(folder: Path, name: str, section: _Sink) -> Sink:
+    return Sink(
+        path=folder / section.path if section.path else None,
+        url=section.url,
+        method=section.method,
+        token=_secret(folder, f"{name}.token", section.token),
+        fields=section.fields,
     )
 
 
@@ -412,6 +465,22 @@ def _contradictions(file: _File) -> Iterator[str]:
         yield "disk: free_min_mib is not negative; 0 fills the disk to the last byte"
     if file.projects_per_signer < 0:
         yield "projects_per_signer is not negative; 0 refuses nobody"
+    yield from _sink_faults("bubble", file.bubble, bubble.MEMBERS)
+    yield from _sink_faults("slurp", file.slurp, slurp.MEMBERS)
+
+
+def _sink_faults(name: str, section: _Sink, members: Collection[str]) -> Iterator[str]:
+    if section.path and section.url:
+        yield f"{name}: either path or url"
+    parts = urlsplit(section.url)
+    if section.url and (parts.scheme not in ("http", "https") or not parts.hostname):
+        yield f"{name}.url: expected http(s)://host/path, got {section.url[:80]!r}"
+    if section.method not in ("POST", "PUT"):
+        yield f"{name}.method: POST or PUT, got {section.method[:20]!r}"
+    try:
+        Template(section.fields, members)
+    except ValueError as error:
+        yield f"{name}.fields: {error}"
 
 
 def _secret(folder: Path, key: str, name: str) -> str:

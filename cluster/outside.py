@@ -7,19 +7,28 @@ never decide what a provider does; it says which there are.
 from __future__ import annotations
 
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from cluster.clock import Clock
 from cluster.config import Config
-from cluster.egress import Gatekeeper, Outbound, Outside
+from cluster.egress import Gatekeeper, Outbound, Outside, address_of
 from cluster.entropy import Entropy
+from cluster.providers import bubble, slurp
+from cluster.providers.bubble import Decisions
 from cluster.providers.leading import Provider
 from cluster.providers.license import LicenseFile
+from cluster.providers.outbox import Outbox, Redact, nothing_redacted
+from cluster.providers.sinks import Http, JsonLines
+from cluster.providers.slurp import Submissions
+from cluster.providers.templates import Template
+from cluster.storage.lines import FileLines, Lines
+from cluster.storage.store import Store
 
 
 def gatekeeper(config: Config, clock: Clock) -> Gatekeeper:
     """Whom this node may reach: the addresses of its configuration, and no others."""
-    return Gatekeeper(clock, config.outbound.allow)
+    return Gatekeeper(clock, (*config.outbound.allow, *map(address_of, _urls(config))))
 
 
 def outbound(config: Config, keeper: Gatekeeper) -> Outbound:
@@ -29,6 +38,34 @@ def outbound(config: Config, keeper: Gatekeeper) -> Outbound:
     return Outbound(keeper, proxy=config.outbound.proxy, context=context)
 
 
-def providers(config: Config, outside: Outside, entropy: Entropy) -> Iterator[Provider]:
+def providers(config: Config, outside: Outside, entropy: Entropy, store: Store) -> Iterator[Provider]:
     """One for each system that is configured."""
     yield LicenseFile(config.license_path)
+    yield from outboxes(config, outside, store)
+
+
+def outboxes(
+    config: Config,
+    outside: Outside,
+    store: Store,
+    *,
+    redact: Redact = nothing_redacted,
+    lines: Callable[[Path], Lines] = FileLines,
+) -> Iterator[Outbox]:
+    """One for each that has a sink. ``redact`` is applied to the words in what leaves."""
+    for sink, records, members in (
+        (config.bubble, Decisions(store, redact), bubble.MEMBERS),
+        (config.slurp, Submissions(store, redact), slurp.MEMBERS),
+    ):
+        template = Template(sink.fields, members)
+        if sink.path is not None:
+            yield Outbox(records, JsonLines(str(sink.path), lines(sink.path), template), store)
+        elif sink.url:
+            headers = {"Authorization": f"Bearer {sink.token}"} if sink.token else {}
+            http = Http(records.name, outside, template, url=sink.url, method=sink.method, headers=headers)
+            yield Outbox(records, http, store)
+
+
+def _urls(config: Config) -> Iterator[str]:
+    """Where the sections say that something is."""
+    yield from (sink.url for sink in (config.bubble, config.slurp) if sink.url)

@@ -26,6 +26,7 @@ _COMMANDS = {
     "identity": "identity",
     "member": "identity",
     "leader": "leader",
+    "outbox": "outbox",
     "chart": "chart",
 }
 """{command: the module of this package that defines it under the same name}."""

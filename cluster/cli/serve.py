@@ -171,7 +171,7 @@ async def run(settings: Config, genesis: Genesis, chart: Chart, clock: Clock, en
             entropy=entropy,
             free_bytes=partial(free_bytes, settings.data_dir),
             keeper=keeper,
-            providers=tuple(outside.providers(settings, outbound, entropy)),
+            providers=tuple(outside.providers(settings, outbound, entropy, store)),
         )
         listener = await stack.enter_async_context(_public_port(settings, node, clock))
         await node.start()

@@ -11,6 +11,7 @@ to the outside but through `cluster.egress`. One that raises is started again af
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
@@ -19,13 +20,16 @@ from cluster.clock import Clock
 from cluster.nodekey import NodeKey
 from swoosh import hlc, signing
 from swoosh.catalog import Registry
-from swoosh.entry import FactItem, Item, ProposalItem
+from swoosh.entry import FactItem, Item, Note, ProposalItem
 from swoosh.hlc import HLC
-from swoosh.machine import Machine
+from swoosh.machine import Applied, Machine
 from swoosh.proposal import inputs_hash, to_sent
 from swoosh.state import Project
 
 SUBMIT_SECONDS = 5.0
+
+TakeNote = Callable[[Note, Callable[[bool], None]], None]
+"""``(note, told whether it was committed)`` to the queue of this leader."""
 
 Submit = Callable[[Sequence[Item], float], Awaitable[list[Answer]]]
 """``(items, deadline in monotonic seconds)`` to the queue of this leader."""
@@ -46,9 +50,19 @@ class Provider(Protocol):
 class Leading:
     """A node's say in the term it leads."""
 
-    def __init__(self, term: int, machine: Machine, clock: Clock, key: NodeKey, submit: Submit) -> None:
+    def __init__(
+        self,
+        term: int,
+        machine: Machine,
+        clock: Clock,
+        key: NodeKey,
+        submit: Submit,
+        take_note: TakeNote = lambda note, done: done(False),
+    ) -> None:
         self.term, self.machine, self.clock = term, machine, clock
-        self._key, self._submit = key, submit
+        self._key, self._submit, self._take_note = key, submit, take_note
+        self.on_applied: list[Callable[[Applied], None]] = []
+        """Called with each entry that is applied in this term."""
 
     @property
     def registry(self) -> Registry:
@@ -109,6 +123,12 @@ class Leading:
     async def submit(self, items: Sequence[Item]) -> list[Answer]:
         """One answer per proposal or fact, in order."""
         return await self._submit(items, self.clock.monotonic() + SUBMIT_SECONDS)
+
+    async def note(self, note: Note) -> bool:
+        """Have the log carry a note; whether it was committed, which it then is here as well."""
+        told: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._take_note(note, lambda committed: None if told.done() else told.set_result(committed))
+        return await told
 
 
 def _renew_at(observed_at: int, expires_at: int) -> int:

@@ -7,7 +7,7 @@ it arrives at once where a link stands, and what it loses on the way is the busi
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from cluster.egress import Gatekeeper, Unreachable
 from cluster.entropy import SeededEntropy
 from cluster.node import REDUCER_VERSION, Node
 from cluster.nodekey import NodeKey
+from cluster.providers.leading import Provider
 from cluster.raft import install
 from cluster.raft.journal import Journal
 from cluster.raft.replica import Timing
@@ -124,6 +125,7 @@ class NodeHost(OurHost):
             checkpoint_every=self.cluster.checkpoint_every,
             free_bytes=lambda: self.free_bytes,
             keeper=Gatekeeper(self.clock, ()),
+            providers=tuple(self.cluster.providers(self, store)),
         )
         ended = self.node._ended
         self.node._ended = lambda task: self.run(lambda: ended(task))  # type: ignore[method-assign]
@@ -189,10 +191,12 @@ class Group(Cluster):
         snapshots: Callable[..., Snapshots] = Snapshots,
         bytes_per_second: int = install.BYTES_PER_SECOND,
         projects_per_signer: int = 0,
+        providers: Callable[[NodeHost, StateStore], Iterable[Provider]] = lambda host, store: (),
         **how: Any,
     ) -> None:
         """`keep` is what stays of each log, `snapshots` how each node takes them, `bytes_per_second` how fast it
-        fetches one."""
+        fetches one, `providers` what it looks at and does outside."""
+        self.providers = providers
         self.projects_per_signer = projects_per_signer
         names = tuple(f"n{number}" for number in range(nodes))
         self.people = Solo(the_chart(), nodes=nodes)
