@@ -14,6 +14,7 @@ from cluster.http.health import leads
 from cluster.http.request import NODE
 from cluster.node import Node
 from cluster.providers.outbox import Outbox
+from swoosh import principal
 from swoosh.errors import Malformed
 from swoosh.outcome import Code
 
@@ -49,7 +50,7 @@ async def post_pass_over(request: web.Request) -> web.Response:
     project, _, seq = place.rpartition("/")
     if not seq.isascii() or not seq.isdecimal():
         raise Malformed(f"to: expected OUTBOX/PROJECT/SEQ, got {(order.to or '')[:80]!r}")
-    refusal = await _outbox(request, name).pass_over(project, int(seq), order.signer)
+    refusal = await _outbox(request, name).pass_over(project, int(seq), principal.normalise(order.signer))
     if refusal is not None:
         return problems.refuse(Code.NOT_FOUND, refusal)
     return _done(request)

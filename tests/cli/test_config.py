@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster import config, faults
+from cluster import config, faults, outside
 from cluster.clock import ShiftedClock, SystemClock
 from cluster.config import Misconfigured
 
@@ -89,6 +89,11 @@ def test_a_variable_nobody_knows_is_noticed(file: Path) -> None:
         ("projects_per_signer = -1", "projects_per_signer is not negative"),
         ("[http]\nlisten = '127.0.0.1'", r"http\.listen: expected host:port"),
         ("[http]\nlisten = '127.0.0.1:70000'", r"http\.listen: expected host:port"),
+        ("[bubble]\nurl = 'ftp://x'", r"bubble\.url: expected http"),
+        ("[bubble]\nurl = 'http://x/'\npath = 'y'", "bubble: either path or url"),
+        ("[bubble]\npath = 'y'\nfields = {id = 'drid'}", r"bubble\.fields: id = 'drid' is no member"),
+        ("[slurp]\nurl = 'http://x/'\nmethod = 'GET'", r"slurp\.method: POST or PUT"),
+        ("[slurp]\nurl = 'http://x/'\ntoken = 'absent'", r"slurp\.token: .*absent"),
         ("[members]\nnode-2 = '127.0.0.1:1'", "node-1, this node, is missing"),
         ("= 1", "swoosh.toml"),
     ],
@@ -130,3 +135,14 @@ def test_what_stays_of_the_log_and_how_fast_a_snapshot_comes_may_be_set(file: Pa
     variables = {"SWOOSH_LOG_KEEP_ENTRIES": "20", "SWOOSH_LOG_KEEP_MIB": "1", "SWOOSH_INSTALL_MIB_PER_SECOND": "2"}
     found = config.load(file, variables)
     assert (found.keep.entries, found.keep.size, found.install_rate) == (20, 1 << 20, 2 << 20)
+
+
+def test_what_is_decided_goes_nowhere_unless_a_sink_is_named(file: Path) -> None:
+    assert config.load(file, {}).bubble == config.load(file, {}).slurp == config.NOWHERE
+    (file.parent / "token").write_text("secret\n")
+    named = "\n[bubble]\npath = 'd.jsonl'\n[slurp]\nurl = 'https://s.example/x'\ntoken = 'token'\n"
+    file.write_text(file.read_text() + named + "[slurp.fields]\n'who.by' = 'submitted_by'\n")
+    found = config.load(file, {})
+    assert found.bubble == config.Sink(path=file.parent / "d.jsonl")
+    assert found.slurp == config.Sink(url="https://s.example/x", token="secret", fields={"who.by": "submitted_by"})
+    assert list(outside.gatekeeper(found, SystemClock())._allowed) == ["s.example:443"]
