@@ -276,9 +276,10 @@ class Outbox:
         lag = self._lags.get(project)
         if lag is None or held.seq <= self._after(project):
             return  # it was passed over meanwhile
-        if lag.held is None or lag.held[:2] != held[:2]:
-            _log.warning("outbox holds a project", outbox=self.name, project=project, **held._asdict())
-        self.failed += held.why is Why.REFUSED
+        if held.why is Why.REFUSED:
+            self.failed += 1
+            if lag.held is None or lag.held[:2] != held[:2]:
+                _log.warning("outbox holds a project", outbox=self.name, project=project, **held._asdict())
         lag.held = held
         lag.pause.begin(now, REFUSED_PAUSE_MAX if held.why is Why.REFUSED else SINK_PAUSE_MAX)
 
