@@ -5,7 +5,7 @@ Every replica holds identical bytes, so the record can be handed out by any node
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -49,7 +49,11 @@ class DecisionRecord(msgspec.Struct, frozen=True):
 
 
 def derive(record: WalRecord, record_hash: str, prev_dr: str, redactions: Sequence[str] = ()) -> DecisionRecord:
-    """The Decision Record of ``record``. ``prev_dr`` is the project's record before it, or empty."""
+    """The Decision Record of ``record``. ``prev_dr`` is the project's record before it, or empty.
+
+    ``redactions`` are paths of texts to replace; ``guards.*.reasons`` means every guard's. What a guard's reasons no
+    longer say, the justification made of them does not say either.
+    """
     fields: dict[str, Any] = {
         "schema": SCHEMA,
         "ucxl_address": ucxl_address(record.project, record.seq),
@@ -69,12 +73,16 @@ def derive(record: WalRecord, record_hash: str, prev_dr: str, redactions: Sequen
         "window_id": record.window_id,
         "guards": {g.name: {"ok": g.ok, "reasons": g.reasons, "facts": g.facts} for g in record.guard_outcomes},
         "evidence": record.evidence,
-        "justification": _justification(record),
+        "justification": "",
         "record_hash": record_hash,
         "prev_dr": prev_dr,
     }
-    applied = tuple(sorted(path for path in redactions if _redact(fields, path.split("."))))
-    fields["redactions"] = applied
+    paths = [path for given in redactions for path in _spelled_out(given, fields["guards"])]
+    applied = {path for path in paths if path != "justification" and _redact(fields, path.split("."))}
+    fields["justification"] = _justification(record.transition_name, fields["guards"])
+    if "justification" in paths and _redact(fields, ["justification"]):
+        applied.add("justification")
+    fields["redactions"] = tuple(sorted(applied))
     return DecisionRecord(dr_id=PREFIX + digest_hex("dr", canonical.encode(fields)), **fields)
 
 
@@ -105,13 +113,15 @@ def op_class(idem_key: str) -> str:
     return parts[2] if len(parts) >= 4 else ""
 
 
-def _justification(record: WalRecord) -> str:
-    stated = [f"{g.name}: {'; '.join(g.reasons)}" for g in record.guard_outcomes if g.reasons]
-    return (
-        f"{record.transition_name} accepted. " + " ".join(f"{text}." for text in stated)
-        if stated
-        else (f"{record.transition_name} accepted.")
-    )
+def _justification(transition: str, guards: Mapping[str, Any]) -> str:
+    reasons = {name: said["reasons"] if isinstance(said, dict) else said for name, said in guards.items()}
+    stated = [f"{name}: {'; '.join(texts)}." for name, texts in reasons.items() if texts]
+    return " ".join([f"{transition} accepted.", *stated])
+
+
+def _spelled_out(path: str, guards: Iterable[str]) -> list[str]:
+    first, star, rest = path.partition(".*")
+    return [f"{first}.{name}{rest}" for name in guards] if star and first == "guards" else [path]
 
 
 def _redact(fields: dict[str, Any], path: list[str]) -> bool:

@@ -11,13 +11,11 @@ from typing import Any
 
 import msgspec
 
-from cluster.providers.outbox import Outgoing, Redact, whole
+from cluster.providers.outbox import Outgoing, Redact, stamp_of, whole
 from cluster.storage.store import Store
-from swoosh import addresses, decision, submission, wal
+from swoosh import addresses, decision, submission
 from swoosh.decision import DecisionRecord
-from swoosh.errors import Corrupt
 from swoosh.machine import Applied
-from swoosh.wal import WalRecord
 
 MEMBERS = DecisionRecord.__struct_fields__
 TEXTS = ("evidence", "guards", "idem_key", "justification", "on_behalf_of", "window_id")
@@ -47,31 +45,22 @@ class Decisions:
         return (record.project for record, _ in applied.records)
 
     def _outgoing(self, project: str, seq: int, data: bytes) -> Outgoing:
-        stored = self._store.record(project, seq)
-        if stored is None:
-            raise Corrupt(f"{project} seq {seq}: there is a Decision Record and no WAL record")
-        decided: dict[str, Any] = msgspec.json.decode(data)
-        record = wal.decode(stored)
-        document, redacted = whole(decided, TEXTS, self._redact)
-        delivery = {
-            "seq": seq,
-            "timestamp": record.timestamp,
-            "links": links(document, record),
-            "redacted": redacted,
-        }
-        return Outgoing(project, seq, decided["dr_id"], record.timestamp, document, delivery)
+        document, redacted = whole(msgspec.json.decode(data), TEXTS, self._redact)
+        stamp_us = stamp_of(self._store, project, seq)
+        delivery = {"seq": seq, "timestamp": stamp_us, "links": links(document, seq), "redacted": redacted}
+        return Outgoing(project, seq, document["dr_id"], stamp_us, document, delivery)
 
 
-def links(decided: dict[str, Any], record: WalRecord) -> dict[str, list[str]]:
+def links(decided: dict[str, Any], seq: int) -> dict[str, list[str]]:
     """The back-links of a Decision Record: itself, the project's record before it, what was offered as evidence, and
     the submission it accepted. An address is there only where there is something to find."""
     found = {"self": [decision.address(decided["dr_id"]), decided["ucxl_address"]]}
     if decided["prev_dr"]:
-        before = decision.ucxl_address(record.project, record.seq - 1)
+        before = decision.ucxl_address(decided["project"], seq - 1)
         found["previous"] = [decision.address(decided["prev_dr"]), before]
     evidence = [text for text in decided["evidence"] if text.startswith((addresses.UCXL, addresses.BUBBLE))]
     if evidence:
         found["evidence"] = evidence
-    if record.transition_name == submission.SUBMITTED:
-        found["submission"] = [submission.ucxl_address(record.project, record.seq)]
+    if decided["transition"] == submission.SUBMITTED:
+        found["submission"] = [submission.ucxl_address(decided["project"], seq)]
     return found

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import islice
-from typing import Any
 
 import msgspec
 
-from cluster.providers.outbox import Outgoing, Redact, whole
+from cluster.providers.outbox import Outgoing, Redact, stamp_of, whole
 from cluster.storage.store import Store
-from swoosh import decision, wal
-from swoosh.errors import Corrupt
+from swoosh import decision
 from swoosh.machine import Applied
 from swoosh.submission import SubmissionRecord
 
@@ -41,17 +39,9 @@ class Submissions:
         return (submitted.project for _, submitted in applied.submissions)
 
     def _outgoing(self, project: str, seq: int, data: bytes) -> Outgoing:
-        stored = self._store.record(project, seq)
-        if stored is None:
-            raise Corrupt(f"{project} seq {seq}: there is a submission and no WAL record")
-        submitted: dict[str, Any] = msgspec.json.decode(data)
-        stamp_us = wal.decode(stored).timestamp
-        document, redacted = whole(submitted, TEXTS, self._redact)
-        justified_by = [decision.address(submitted["decision"]), decision.ucxl_address(project, seq)]
-        delivery = {
-            "seq": seq,
-            "timestamp": stamp_us,
-            "links": {"self": [submitted["ucxl_address"]], "decision": justified_by},
-            "redacted": redacted,
-        }
-        return Outgoing(project, seq, submitted["submission_id"], stamp_us, document, delivery)
+        document, redacted = whole(msgspec.json.decode(data), TEXTS, self._redact)
+        stamp_us = stamp_of(self._store, project, seq)
+        justified_by = [decision.address(document["decision"]), decision.ucxl_address(project, seq)]
+        links = {"self": [document["ucxl_address"]], "decision": justified_by}
+        delivery = {"seq": seq, "timestamp": stamp_us, "links": links, "redacted": redacted}
+        return Outgoing(project, seq, document["submission_id"], stamp_us, document, delivery)

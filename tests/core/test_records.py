@@ -221,6 +221,20 @@ def test_a_ledger_entry_is_read_back() -> None:
     assert idempotency.decode(idempotency.encode(held)) == held
 
 
+@pytest.mark.parametrize("path", ["guards.quorum_certificate.reasons", "guards.quorum_certificate", "guards.*.reasons"])
+def test_what_a_guard_may_not_say_the_justification_does_not_repeat(path: str) -> None:
+    data = next(each for each in records() if wal.decode(each).transition_name == "COUNCIL_QUORUM_CERT")
+    record = wal.decode(data)
+    (said,) = (outcome.reasons for outcome in record.guard_outcomes if outcome.name == "quorum_certificate")
+    whole = decision.derive(record, wal.record_hash(data), "")
+    derived = decision.derive(record, wal.record_hash(data), "", [path])
+    assert said[0] in whole.justification and whole.redactions == ()
+    assert said[0].encode() not in decision.encode(derived)
+    named = {f"guards.{outcome.name}.reasons" for outcome in record.guard_outcomes if outcome.reasons}
+    assert set(derived.redactions) == (named if "*" in path else {path})
+    assert decision.derive(record, wal.record_hash(data), "", derived.redactions) == derived, "as verify derives it"
+
+
 # --- submissions ------------------------------------------------------------------------------------------------------
 
 
@@ -253,3 +267,40 @@ def test_each_submission_has_a_record_of_its_own_named_by_its_content() -> None:
         assert held.content_hash == digest("artifacts", [each.content_hash for each in held.artifacts])
         for address in (held.ucxl_address, *(each.ucxl_address for each in held.artifacts)):
             addresses.check(address, "address", Grammar.GO)
+
+
+# --- what a Decision Record cannot give away --------------------------------------------------------------------------
+
+FREE_TEXTS = ("reason", "rationale", "brief")
+
+
+def with_canaries(value: Any, planted: list[str], name: str = "") -> Any:
+    """The inputs with a word of its own in every text that is written for people, and in titles of tasks."""
+    if isinstance(value, dict):
+        within = FREE_TEXTS[0] if name == "tasks" else ""
+        return {key: with_canaries(each, planted, within or key) for key, each in value.items()}
+    if isinstance(value, str) and name in FREE_TEXTS:
+        planted.append(f"canary-{len(planted)}")
+        return planted[-1]
+    return value
+
+
+def test_what_is_written_for_people_is_in_no_decision_record() -> None:
+    """Only hashes of inputs are. So no list of redactions is needed for a secret somebody put into a reason."""
+    solo, planted = Solo(the_chart()), list[str]()
+    solo.project = "atlas"
+    document = solo.document
+
+    def sung(transition: str, inputs: Any = None, **how: Any) -> dict[str, Any]:
+        return document(transition, with_canaries(inputs, planted), **how)
+
+    solo.document = sung  # type: ignore[method-assign]
+    drive(solo, lambda r: len(r.execution.submissions) == 1)
+    for transition in ("CONTROL_PAUSED", "CONTROL_RESUMED", "EXECUTION_PLAN_CHANGED", "COUNCIL_REELECTION_CALLED"):
+        solo.propose(transition, {"reason": ""}, signer="op")
+    drive(solo, lambda r: len(r.execution.submissions) == 2)
+    accepted = {wal.decode(data).transition_name for data in solo.source.records["atlas"]}
+    assert {"PROJECT_CREATED", "EXECUTION_PLAN_LOCKED", "CONTROL_PAUSED", "COUNCIL_REELECTION_CALLED"} <= accepted
+    assert len(planted) > 6
+    for data in solo.source.decisions.values():
+        assert b"canary" not in data, data
