@@ -6,6 +6,9 @@ First one node with a sink played by hand; then a group whose leaders are killed
 from __future__ import annotations
 
 import asyncio
+import re
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -447,6 +450,22 @@ async def test_a_file_gets_a_line_for_each_record_and_whole_lines_only() -> None
         await works.pass_time(1)
     found = [msgspec.json.decode(line) for line in works.lines.content.splitlines()]
     assert list(dict.fromkeys(each["delivery"]["seq"] for each in found)) == [1, 2, 3, 4]
+
+
+async def test_the_recipe_in_the_reference_tells_a_true_record_from_a_changed_one() -> None:
+    works = Works(url="", path=Path("decisions.jsonl"))
+    works.create("apollo")
+    works.toggle("apollo", 3)
+    async with works.running():
+        await works.pass_time(1)
+    page = (Path(__file__).parents[2] / "docs/reference/decision-records.md").read_text(encoding="utf-8")
+    (recipe,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+
+    def checked(lines: bytes) -> bytes:
+        return subprocess.run([sys.executable, "-c", recipe], input=lines, capture_output=True, check=True).stdout
+
+    assert checked(works.lines.content) == b""
+    assert b"apollo 2: sha256-" in checked(works.lines.content.replace(b"CONTROL_PAUSED", b"CONTROL_ABUSED", 1))
 
 
 # --- a group ----------------------------------------------------------------------------------------------------------
