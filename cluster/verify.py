@@ -265,6 +265,7 @@ def follow(store: Store, project_id: str, links: Links, data: bytes) -> Links:
     derived = _derived(record, record_hash, links.decision, kept)
     _demand("decision record", kept, decision.encode(derived))
     _demand(f"decision {derived.dr_id}", store.decision(derived.dr_id), kept)
+    submission.check(store.submission(project_id, record.seq), record, derived.dr_id)
     entry = LedgerEntry(
         intent=idempotency.intent(
             project_id, record.transition_name, record.inputs_hash, record.on_behalf_of or record.signer
@@ -461,10 +462,9 @@ def _first_difference(store: Store, applied: Applied) -> Finding | None:
             return Finding("replay", place, f"Decision Record {decided.dr_id}: {_differing(kept, decided_data)}")
     for seq, submitted in applied.submissions:
         place = f"{submitted.project} seq {seq}"
-        at, kept = next(store.submissions(submitted.project, seq - 1), (0, None))
-        data = submission.encode(submitted)
-        if (at, kept) != (seq, data):
-            return Finding("replay", place, f"submission record: {_differing(kept if at == seq else None, data)}")
+        kept, data = store.submission(submitted.project, seq), submission.encode(submitted)
+        if kept != data:
+            return Finding("replay", place, f"submission record: {_differing(kept, data)}")
     return None
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from swoosh import canonical, decision
+from swoosh.errors import Corrupt
 from swoosh.hashing import PREFIX, digest, digest_hex
 from swoosh.state import Project, ProjectRegions
 from swoosh.wal import WalRecord
@@ -72,6 +73,28 @@ def derive(record: WalRecord, dr_id: str, after: Project) -> SubmissionRecord | 
 def encode(submission: SubmissionRecord) -> bytes:
     """Canonical bytes: what is stored and delivered."""
     return canonical.encode(submission)
+
+
+def check(data: bytes | None, record: WalRecord, dr_id: str) -> None:
+    """Refuse what is stored as the submission that ``record`` accepted. What was in it only a replay can tell.
+
+    Raises:
+        Corrupt: there is none, or one too many; its id is not that of its content; it names another decision.
+    """
+    if (data is not None) != (record.transition_name == SUBMITTED):
+        raise Corrupt(f"{record.transition_name} has {'no' if data is None else 'a'} submission record")
+    if data is None:
+        return
+    try:
+        held = msgspec.json.decode(data, type=SubmissionRecord)
+    except msgspec.DecodeError as error:
+        raise Corrupt(f"submission record does not decode: {error}") from None
+    fields = {name: value for name, value in msgspec.to_builtins(held).items() if name != "submission_id"}
+    found = PREFIX + digest_hex("submission", canonical.encode(fields))
+    if found != held.submission_id:
+        raise Corrupt(f"submission record: it says {held.submission_id} and hashes to {found}")
+    if held.decision != dr_id:
+        raise Corrupt(f"submission record: it names decision {held.decision}, expected {dr_id}")
 
 
 def ucxl_address(project: str, seq: int) -> str:

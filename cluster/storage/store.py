@@ -302,6 +302,10 @@ class Store:
         """Up to ``limit`` Decision Records of a project, from a sequence number on."""
         return islice(self._records(Family.DECISION, project_id, from_seq), limit)
 
+    def submission(self, project_id: str, seq: int) -> bytes | None:
+        """The submission record beside a project's n-th WAL record, or None."""
+        return self._get(Family.SUBMISSION, layout.record(project_id, seq))
+
     def submissions(self, project_id: str, after: int) -> Iterator[tuple[int, bytes]]:
         """The submission records of a project behind a sequence number, each with its own."""
         start, end = layout.record(project_id, after + 1), layout.under(project_id)[1]

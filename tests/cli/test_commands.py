@@ -54,6 +54,7 @@ def test_every_command_explains_itself() -> None:
         "keys",
         "identity",
         "leader",
+        "outbox",
     ):
         assert f"\n  {name} " in listing.output
         assert swoosh(name, "--help").exit_code == 0
