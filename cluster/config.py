@@ -473,8 +473,8 @@ def _sink_faults(name: str, section: _Sink, members: Collection[str]) -> Iterato
     if section.path and section.url:
         yield f"{name}: either path or url"
     parts = urlsplit(section.url)
-    if section.url and (parts.scheme not in ("http", "https") or not parts.hostname):
-        yield f"{name}.url: expected http(s)://host/path, got {section.url[:80]!r}"
+    if section.url and (parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc):
+        yield f"{name}.url: expected http(s)://host/path, without a password"
     if section.method not in ("POST", "PUT"):
         yield f"{name}.method: POST or PUT, got {section.method[:20]!r}"
     try:

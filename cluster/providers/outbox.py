@@ -223,21 +223,24 @@ class Outbox:
         for project in self._records.new(applied):
             lag = self._lags.setdefault(project, _Lag(0, applied.position.stamp_us))
             lag.waiting += 1
+        if self._leading is not None and self._pause.until <= self._leading.clock.monotonic():
             self._wake()
 
     def _after(self, project: str) -> int:
         return max(self._store.delivered(self.name, project), self._unnoted.get(project, 0))
 
     def _pick(self, now: float) -> list[Outgoing]:
-        """The next round: a run of records of each project whose turn it is."""
+        """The next round: a run of records of each project whose turn it is. What failed is tried with one record."""
         found: list[Outgoing] = []
         if now < self._pause.until:
             return found
+        most = 1 if self._pause.length else ROUND_RECORDS
         for project, lag in list(self._lags.items()):
-            if len(found) >= ROUND_RECORDS:
+            if len(found) >= most:
                 break
             if lag.pause.until <= now:
-                run = self._records.read(project, self._after(project), RUN_RECORDS)
+                limit = 1 if lag.held is not None else min(most, RUN_RECORDS)
+                run = self._records.read(project, self._after(project), limit)
                 lag.since_us = run[0].stamp_us
                 self._lags[project] = self._lags.pop(project)  # the others come first next time
                 found += run

@@ -90,6 +90,7 @@ def test_a_variable_nobody_knows_is_noticed(file: Path) -> None:
         ("[http]\nlisten = '127.0.0.1'", r"http\.listen: expected host:port"),
         ("[http]\nlisten = '127.0.0.1:70000'", r"http\.listen: expected host:port"),
         ("[bubble]\nurl = 'ftp://x'", r"bubble\.url: expected http"),
+        ("[bubble]\nurl = 'http://me:secret@x'", r"bubble\.url: expected .*, without a password"),
         ("[bubble]\nurl = 'http://x/'\npath = 'y'", "bubble: either path or url"),
         ("[bubble]\npath = 'y'\nfields = {id = 'drid'}", r"bubble\.fields: id = 'drid' is no member"),
         ("[slurp]\nurl = 'http://x/'\nmethod = 'GET'", r"slurp\.method: POST or PUT"),

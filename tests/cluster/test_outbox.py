@@ -277,6 +277,39 @@ async def test_a_sink_that_is_away_is_tried_again_until_it_is_back() -> None:
         assert works.outbox.trouble is None
 
 
+async def test_a_sink_that_is_away_is_tried_with_one_record_however_many_wait() -> None:
+    works = Works()
+    works.create(*(f"p{number}" for number in range(20)))
+    works.toggle("p0", 20)
+    works.outside.answer = lambda call: 503
+    async with works.running():
+        await works.pass_time(1)
+        first = works.outside.calls
+        await works.pass_time(20)
+        assert works.outside.calls - first <= 10
+        works.outside.answer = lambda call: 200
+        await works.pass_time(6)
+        assert len(works.outside.taken) == 40
+
+
+async def test_a_project_that_is_held_is_tried_with_one_record() -> None:
+    works = Works()
+    works.create("apollo")
+    works.toggle("apollo", 30)
+    asked: list[int] = []
+    read = works.outbox._records.read
+
+    def counted(project: str, after: int, limit: int) -> list[Any]:
+        asked.append(limit)
+        return read(project, after, limit)
+
+    works.outbox._records.read = counted  # type: ignore[method-assign]
+    works.outside.answer = lambda call: 422
+    async with works.running():
+        await works.pass_time(10)
+    assert asked[1] > 1 and set(asked[2:]) == {1}
+
+
 @pytest.mark.parametrize("status", [301, 401, 404, 429, 500, 503])
 async def test_a_refusal_that_speaks_of_the_way_there_holds_everybody_and_is_no_records_fault(status: int) -> None:
     works = Works()
