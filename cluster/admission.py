@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from swoosh import addresses, canonical, entry, facts, limits, principal, signing
+from swoosh.addresses import Grammar
 from swoosh.catalog import Registry
 from swoosh.chart import Chart, Transition
 from swoosh.entry import BatchItem, FactItem, Item, ProposalItem
@@ -137,9 +138,9 @@ class Admission:
             proposal = msgspec.convert(document, Proposal)
         except msgspec.ValidationError as error:
             raise Malformed(f"proposal: {error}") from None
-        if self._registry().setting("strict_evidence"):
-            for position, text in enumerate(proposal.evidence):
-                addresses.check(text, f"evidence[{position}]", strict=True)
+        grammar = Grammar(self._registry().setting("evidence_grammar"))
+        for position, text in enumerate(proposal.evidence if grammar is not Grammar.LENIENT else ()):
+            addresses.check(text, f"evidence[{position}]", grammar)
         trusting = self._insecure and proposal.signature is None
         return to_sent(document), proposal, normal(proposal, trusting=trusting)
 

@@ -32,7 +32,7 @@ from cluster.providers.mcp_probe import ToolServer
 from cluster.raft.install import BYTES_PER_SECOND
 from cluster.raft.replica import Timing
 from cluster.raft.retention import KEEP, Keep
-from cluster.sections import Section
+from cluster.sections import NOWHERE, Section, Sink
 from cluster.shhh import policy as policies
 from cluster.shhh.policy import BUILT_IN, Policy
 from cluster.storage.incoming import current_store
@@ -131,6 +131,8 @@ class _File(Section, frozen=True, kw_only=True):
     environment: sections.Environment = sections.Environment()
     kaching: sections.Kaching = sections.Kaching()
     mcp: sections.Mcp = sections.Mcp()
+    bubble: sections.Bubble = sections.Bubble()
+    slurp: sections.Slurp = sections.Slurp()
 
 
 class Outbound(NamedTuple):
@@ -175,6 +177,8 @@ class Config:
         environment: who provisions and takes back; None where nobody does.
         kaching: the license authority; without one, the license is the file's.
         tool_servers: the MCP servers that are probed.
+        bubble: where Decision Records go.
+        slurp: where submission records go.
         notices: what the operator should hear at the start.
     """
 
@@ -205,6 +209,8 @@ class Config:
     environment: Hook | None = None
     kaching: kaching_wire.Terms | None = None
     tool_servers: tuple[ToolServer, ...] = ()
+    bubble: Sink = NOWHERE
+    slurp: Sink = NOWHERE
     notices: tuple[str, ...] = ()
 
     @property
@@ -364,6 +370,12 @@ def render(*, node: str, cluster_id: str, http: Address, peer: Address, members:
         "# Where to find the members. Who they are says the genesis; this cannot add or remove one.",
         "[members]",
         *(f'{name} = "{spell(address)}"' for name, address in members.items()),
+        "",
+        "# Where Decision Records go, and where records of submissions; without a path or a url, nowhere.",
+        "# [bubble]",
+        '# path = "decisions.jsonl"',
+        "# [slurp]",
+        '# url = "https://slurp.example/submissions"',
     ]
     return "\n".join(lines) + "\n"
 
@@ -462,6 +474,8 @@ def _resolve(file: _File, folder: Path, notices: tuple[str, ...]) -> Config:
         environment=file.environment.resolve(secret),
         kaching=file.kaching.resolve(secret),
         tool_servers=file.mcp.resolve(secret),
+        bubble=file.bubble.resolve(secret, folder),
+        slurp=file.slurp.resolve(secret, folder),
         notices=(*notices, *file.kaching.notices()),
     )
 
@@ -490,7 +504,7 @@ def _contradictions(file: _File) -> Iterator[str]:
     for text in file.outbound.allow:
         if _address_fault(text):
             yield f"outbound.allow: expected host:port, got {text[:80]!r}"
-    for section in (file.environment, file.kaching, file.mcp):
+    for section in (file.environment, file.kaching, file.mcp, file.bubble, file.slurp):
         yield from section.faults()
 
 

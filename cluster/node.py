@@ -154,6 +154,7 @@ class Node:
         self._forwarder = forwarder
         self._tasks: dict[asyncio.Task[None], None] = {}
         self._leading: list[asyncio.Task[None]] = []
+        self._voice: Leading | None = None
         self._key = key
         self._pulse_timer: Handle | None = None
         self._moved_on: asyncio.Future[None] | None = None
@@ -315,7 +316,7 @@ class Node:
         self.checkpoints.on_applied(applied)
         self._check_support()
         self._note_members()
-        for listener in self.on_applied:
+        for listener in (*self.on_applied, *(self._voice.on_applied if self._voice is not None else ())):
             listener(applied)
         return applied
 
@@ -339,9 +340,13 @@ class Node:
         self.machine.pending.clear()
         for task in self._leading:
             task.cancel()
-        self._leading = []
+        self._leading, self._voice = [], None
         if role is Role.LEADER:
-            leading = Leading(term, self.machine, self.clock, self._key, self._submit_here, self.screen.scanner)
+            leading = self._voice = Leading(
+                *(term, self.machine, self.clock, self._key, self._submit_here),
+                take_note=self._proposals.note,
+                scanner=self.screen.scanner,
+            )
             jobs = [self._steward(leading), *(self._provide(provider, leading) for provider in self.providers)]
             self._leading = [self.spawn(job) for job in jobs]
         else:

@@ -7,18 +7,27 @@ never decide what a provider does; it says which there are.
 from __future__ import annotations
 
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from cluster.clock import Clock
 from cluster.config import Config
 from cluster.egress import Gatekeeper, Http, Outside, address_of
 from cluster.entropy import Entropy
+from cluster.providers import bubble, sinks, slurp
+from cluster.providers.bubble import Decisions
 from cluster.providers.environment import Environments
 from cluster.providers.kaching import Kaching
 from cluster.providers.leading import Provider
 from cluster.providers.license import LicenseFile
 from cluster.providers.mcp import ToolProbe
+from cluster.providers.outbox import Outbox, Redact
 from cluster.providers.policy import PolicyInForce
+from cluster.providers.slurp import Submissions
+from cluster.providers.templates import Template
+from cluster.shhh.scanner import Scanner
+from cluster.storage.lines import FileLines, Lines
+from cluster.storage.store import Store
 
 
 def gatekeeper(config: Config, clock: Clock) -> Gatekeeper:
@@ -33,7 +42,7 @@ def sockets(config: Config) -> Http:
     return Http(proxy=config.outbound.proxy, context=context)
 
 
-def providers(config: Config, outside: Outside, entropy: Entropy) -> Iterator[Provider]:
+def providers(config: Config, outside: Outside, entropy: Entropy, store: Store) -> Iterator[Provider]:
     """One for each system that is configured. The license has one source: its authority, else the file."""
     if config.kaching is None:
         yield LicenseFile(config.license_path)
@@ -43,11 +52,31 @@ def providers(config: Config, outside: Outside, entropy: Entropy) -> Iterator[Pr
         yield Environments(config.environment, outside, entropy)
     yield from (ToolProbe(server, outside) for server in config.tool_servers)
     yield PolicyInForce(config.policy)
+    yield from outboxes(config, outside, store, redact=Scanner(config.policy).redact)
+
+
+def outboxes(
+    config: Config, outside: Outside, store: Store, *, redact: Redact, lines: Callable[[Path], Lines] = FileLines
+) -> Iterator[Outbox]:
+    """One for each that has a sink. ``redact`` is applied to the words in what leaves."""
+    for sink, records, members in (
+        (config.bubble, Decisions(store, redact), bubble.MEMBERS),
+        (config.slurp, Submissions(store, redact), slurp.MEMBERS),
+    ):
+        template = Template(sink.fields, members)
+        if sink.path is not None:
+            yield Outbox(records, sinks.JsonLines(str(sink.path), lines(sink.path), template), store)
+        elif sink.url:
+            headers = {"Authorization": f"Bearer {sink.token}"} if sink.token else {}
+            http = sinks.Http(records.name, outside, template, url=sink.url, method=sink.method, headers=headers)
+            yield Outbox(records, http, store)
 
 
 def _urls(config: Config) -> Iterator[str]:
+    """Where the sections say that something is."""
     if config.kaching is not None:
         yield config.kaching.url
     if config.environment is not None:
         yield config.environment.url
     yield from (server.url for server in config.tool_servers)
+    yield from (sink.url for sink in (config.bubble, config.slurp) if sink.url)

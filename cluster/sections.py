@@ -7,14 +7,18 @@ who is handed their name.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import ClassVar, NamedTuple
 from urllib.parse import quote, urlsplit
 
 import msgspec
 
-from cluster.providers import kaching_wire
+from cluster.providers import bubble, kaching_wire, slurp
 from cluster.providers.environment import Hook
 from cluster.providers.mcp_probe import ToolServer
+from cluster.providers.templates import Template
 from cluster.vault import Secret
 from swoosh import limits
 from swoosh.hashing import is_hex
@@ -22,6 +26,23 @@ from swoosh.inputs import is_printable
 
 Opener = Callable[[str, str], Secret]
 """(key of the setting, name of the file): what the sealed file holds; nothing where no file is named."""
+
+
+class Sink(NamedTuple):
+    """Where the records of an outbox go: a file of JSON lines (``path``), or a ``url``; neither: nowhere.
+
+    ``{project}`` and ``{id}`` in the URL are filled in; ``token`` is sent as a bearer token; ``fields`` is a template
+    (cluster/providers/templates.py).
+    """
+
+    path: Path | None = None
+    url: str = ""
+    method: str = "POST"
+    token: str = ""
+    fields: Mapping[str, str] = MappingProxyType({})
+
+
+NOWHERE = Sink()
 
 
 class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -133,6 +154,47 @@ class Mcp(Section, frozen=True):
             ToolServer(name, server.url, secret(f"mcp.servers.{name}.token", server.token), every, timeout)
             for name, server in sorted(self.servers.items())
         )
+
+
+class Bubble(Section, frozen=True):
+    """``[bubble]``: where Decision Records go."""
+
+    path: str = ""
+    url: str = ""
+    method: str = "POST"
+    token: str = ""
+    fields: dict[str, str] = {}
+
+    name: ClassVar[str] = "bubble"
+    members: ClassVar[Collection[str]] = bubble.MEMBERS
+
+    def faults(self) -> Iterator[str]:
+        if self.path and self.url:
+            yield f"{self.name}: either path or url"
+        if self.url and is_no_url(self.url):
+            yield f"{self.name}.url: expected http(s)://host/path, without a password"
+        if self.method not in ("POST", "PUT"):
+            yield f"{self.name}.method: POST or PUT, got {self.method[:20]!r}"
+        try:
+            Template(self.fields, self.members)
+        except ValueError as error:
+            yield f"{self.name}.fields: {error}"
+
+    def resolve(self, secret: Opener, folder: Path) -> Sink:
+        return Sink(
+            path=folder / self.path if self.path else None,
+            url=self.url,
+            method=self.method,
+            token=secret(f"{self.name}.token", self.token),
+            fields=self.fields,
+        )
+
+
+class Slurp(Bubble, frozen=True):
+    """``[slurp]``: where submission records go."""
+
+    name: ClassVar[str] = "slurp"
+    members: ClassVar[Collection[str]] = slurp.MEMBERS
 
 
 def is_no_url(text: str) -> bool:

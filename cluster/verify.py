@@ -39,11 +39,11 @@ from cluster.storage.kv import KeyValue
 from cluster.storage.snapshots import opened
 from cluster.storage.store import ORIGIN, Checkpoint, Store
 from cluster.storage.witness import MemoryWitness
-from swoosh import decision, facts, genesis, idempotency, principal, proposal, signing, snapshot, wal
+from swoosh import decision, facts, genesis, idempotency, principal, proposal, signing, snapshot, submission, wal
 from swoosh import entry as log_entry
 from swoosh.catalog import Registry
 from swoosh.chart import Chart
-from swoosh.entry import BatchItem, CheckpointItem, FactItem, Item, MarkItem, Note, ProposalItem, signers_of
+from swoosh.entry import NOTES, BatchItem, CheckpointItem, FactItem, Item, Note, ProposalItem, signers_of
 from swoosh.errors import Corrupt, Malformed
 from swoosh.facts import Known
 from swoosh.genesis import Genesis
@@ -278,6 +278,7 @@ def follow(store: Store, project_id: str, links: Links, data: bytes) -> Links:
     derived = _derived(record, record_hash, links.decision, kept)
     _demand("decision record", kept, decision.encode(derived))
     _demand(f"decision {derived.dr_id}", store.decision(derived.dr_id), kept)
+    submission.check(store.submission(project_id, record.seq), record, derived.dr_id)
     entry = LedgerEntry(
         intent=idempotency.intent(
             project_id, record.transition_name, record.inputs_hash, record.on_behalf_of or record.signer
@@ -346,6 +347,8 @@ def verify_signatures(entries: Iterable[Entry], found: Subject) -> Iterator[Find
 
 
 def _signature_faults(item: Item | Note, found: Subject) -> Iterator[str]:
+    if isinstance(item, NOTES):
+        return  # nobody's proposal
     try:
         match item:
             case ProposalItem():
@@ -361,8 +364,6 @@ def _signature_faults(item: Item | Note, found: Subject) -> Iterator[str]:
                 covered = signing.fact_preimage(_document(sent), found.cluster_id)
                 if not _signed(fact.provider, covered, fact.signature or ""):
                     yield f"the fact is not signed by {fact.provider}"
-            case CheckpointItem() | MarkItem():
-                pass  # nobody's proposal
     except (Malformed, Corrupt) as error:
         yield str(error)
 
@@ -471,7 +472,7 @@ def _strangers(index: int, data: bytes | None, registry: Registry) -> Iterator[F
     """Who signed items of an entry, though the registry as of the entry before does not have them."""
     try:
         items = () if data is None else log_entry.decode(data).items
-        signers = [() if isinstance(item, CheckpointItem | MarkItem) else signers_of(item) for item in items]
+        signers = [() if isinstance(item, NOTES) else signers_of(item) for item in items]
     except (Corrupt, msgspec.DecodeError):
         return  # found by verify_signatures
     for number, (item, names) in enumerate(zip(items, signers, strict=True)):
@@ -504,6 +505,11 @@ def _first_difference(store: Store, applied: Applied) -> Finding | None:
         kept = store.decision(decided.dr_id)
         if kept != decided_data:
             return Finding("replay", place, f"Decision Record {decided.dr_id}: {_differing(kept, decided_data)}")
+    for seq, submitted in applied.submissions:
+        place = f"{submitted.project} seq {seq}"
+        kept, data = store.submission(submitted.project, seq), submission.encode(submitted)
+        if kept != data:
+            return Finding("replay", place, f"submission record: {_differing(kept, data)}")
     return None
 
 

@@ -5,19 +5,19 @@ Every replica holds identical bytes, so the record can be handed out by any node
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 import msgspec
 
 from swoosh import canonical
+from swoosh.addresses import COMPONENT
 from swoosh.hashing import PREFIX, digest_hex
 from swoosh.wal import WalRecord
 
 SCHEMA = "swoosh.dr.v1"
 REDACTED = "[REDACTED]"
-_UCXL_COMPONENT = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-")
 
 
 class DecisionRecord(msgspec.Struct, frozen=True):
@@ -49,7 +49,11 @@ class DecisionRecord(msgspec.Struct, frozen=True):
 
 
 def derive(record: WalRecord, record_hash: str, prev_dr: str, redactions: Sequence[str] = ()) -> DecisionRecord:
-    """The Decision Record of ``record``. ``prev_dr`` is the project's record before it, or empty."""
+    """The Decision Record of ``record``. ``prev_dr`` is the project's record before it, or empty.
+
+    ``redactions`` are paths of texts to replace; ``guards.*.reasons`` means every guard's. What a guard's reasons no
+    longer say, the justification made of them does not say either.
+    """
     fields: dict[str, Any] = {
         "schema": SCHEMA,
         "ucxl_address": ucxl_address(record.project, record.seq),
@@ -69,12 +73,16 @@ def derive(record: WalRecord, record_hash: str, prev_dr: str, redactions: Sequen
         "window_id": record.window_id,
         "guards": {g.name: {"ok": g.ok, "reasons": g.reasons, "facts": g.facts} for g in record.guard_outcomes},
         "evidence": record.evidence,
-        "justification": _justification(record),
+        "justification": "",
         "record_hash": record_hash,
         "prev_dr": prev_dr,
     }
-    applied = tuple(sorted(path for path in redactions if _redact(fields, path.split("."))))
-    fields["redactions"] = applied
+    paths = [path for given in redactions for path in _spelled_out(given, fields["guards"])]
+    applied = {path for path in paths if path != "justification" and _redact(fields, path.split("."))}
+    fields["justification"] = _justification(record.transition_name, fields["guards"])
+    if "justification" in paths and _redact(fields, ["justification"]):
+        applied.add("justification")
+    fields["redactions"] = tuple(sorted(applied))
     return DecisionRecord(dr_id=PREFIX + digest_hex("dr", canonical.encode(fields)), **fields)
 
 
@@ -90,12 +98,13 @@ def address(dr_id: str) -> str:
 
 def ucxl_address(project: str, seq: int) -> str:
     """The strict UCXL address of a project's n-th Decision Record."""
-    return f"ucxl://swoosh:orchestrator@{_component(project)}:transition/*~{seq}/dr.json"
+    return f"ucxl://swoosh:orchestrator@{component(project)}:transition/*~{seq}/dr.json"
 
 
 @lru_cache(maxsize=4_096)
-def _component(project: str) -> str:
-    return "".join(c if c in _UCXL_COMPONENT else "-" for c in project)
+def component(project: str) -> str:
+    """A project id as part of a strict UCXL address, which knows fewer characters."""
+    return "".join(c if c in COMPONENT else "-" for c in project)
 
 
 def op_class(idem_key: str) -> str:
@@ -104,13 +113,15 @@ def op_class(idem_key: str) -> str:
     return parts[2] if len(parts) >= 4 else ""
 
 
-def _justification(record: WalRecord) -> str:
-    stated = [f"{g.name}: {'; '.join(g.reasons)}" for g in record.guard_outcomes if g.reasons]
-    return (
-        f"{record.transition_name} accepted. " + " ".join(f"{text}." for text in stated)
-        if stated
-        else (f"{record.transition_name} accepted.")
-    )
+def _justification(transition: str, guards: Mapping[str, Any]) -> str:
+    reasons = {name: said["reasons"] if isinstance(said, dict) else said for name, said in guards.items()}
+    stated = [f"{name}: {'; '.join(texts)}." for name, texts in reasons.items() if texts]
+    return " ".join([f"{transition} accepted.", *stated])
+
+
+def _spelled_out(path: str, guards: Iterable[str]) -> list[str]:
+    first, star, rest = path.partition(".*")
+    return [f"{first}.{name}{rest}" for name in guards] if star and first == "guards" else [path]
 
 
 def _redact(fields: dict[str, Any], path: list[str]) -> bool:

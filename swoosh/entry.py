@@ -4,8 +4,9 @@ The codec is msgpack with arrays in fixed order, hence deterministic. Everything
 inside: the chart it was written under, the leader's stamp, and the verdicts that must not be taken twice
 (signatures, above all). Objects stay in the bytes they were signed in.
 
-Besides items, which are judged, an entry may carry *notes*, by which the nodes compare what they have computed. A note
-is nobody's proposal, changes no project, has no outcome and is outside every hash.
+Besides items, which are judged, an entry may carry *notes*, by which the nodes compare what they have computed and tell
+each other what they have delivered. A note is nobody's proposal, changes no project, has no outcome and is outside
+every hash.
 """
 
 from __future__ import annotations
@@ -64,15 +65,33 @@ class MarkItem(NamedTuple):
     """Every node reports its cluster hash at this entry."""
 
 
+class DeliveredItem(NamedTuple):
+    """The sink of an outbox has every record of each of these projects up to this sequence number."""
+
+    outbox: str
+    upto: tuple[tuple[str, int], ...]
+
+
+class PassedOverItem(NamedTuple):
+    """The sink of an outbox is not offered this record any more: it refused it, and an admin (``by``) said to go on."""
+
+    outbox: str
+    project: str
+    seq: int
+    by: str
+    reason: str
+
+
 Item = ProposalItem | BatchItem | FactItem
-Note = CheckpointItem | MarkItem
+Note = CheckpointItem | MarkItem | DeliveredItem | PassedOverItem
+NOTES = (CheckpointItem, MarkItem, DeliveredItem, PassedOverItem)
 
 
 def owed(item: Item | Note) -> int:
     """How many outcomes an item has: one per proposal or fact in it, none for a note."""
     if isinstance(item, BatchItem):
         return len(item.proposals)
-    return 0 if isinstance(item, CheckpointItem | MarkItem) else 1
+    return 0 if isinstance(item, NOTES) else 1
 
 
 class LogEntry(NamedTuple):
@@ -181,6 +200,10 @@ def _pack(item: Item | Note) -> list[Any]:
             return ["c", at, cluster_hash, nodes]
         case MarkItem():
             return ["m"]
+        case DeliveredItem(outbox, upto):
+            return ["d", outbox, upto]
+        case PassedOverItem():
+            return ["o", *item]
 
 
 def _unpack_logged(packed: tuple[Any, ...]) -> Item | Note:
@@ -189,6 +212,11 @@ def _unpack_logged(packed: tuple[Any, ...]) -> Item | Note:
     if tag == "c":
         at, cluster_hash, nodes = rest
         return CheckpointItem(at, cluster_hash, tuple(nodes))
+    if tag == "d":
+        outbox, upto = rest
+        return DeliveredItem(outbox, tuple((project, seq) for project, seq in upto))
+    if tag == "o":
+        return PassedOverItem(*rest)
     return MarkItem(*rest) if tag == "m" else _unpack(packed)
 
 

@@ -20,12 +20,12 @@ from typing import NamedTuple, Protocol
 import msgspec
 
 import swoosh.regions  # noqa: F401  (registers every guard, effect and input the chart names)
-from swoosh import diff, facts, proposal, state
+from swoosh import diff, facts, proposal, state, submission
 from swoosh import entry as log_entry
 from swoosh.catalog import Registry, bind
 from swoosh.chart import Chart
 from swoosh.decision import DecisionRecord
-from swoosh.entry import BatchItem, CheckpointItem, FactItem, Item, LogEntry, MarkItem, Note, ProposalItem, owed
+from swoosh.entry import NOTES, BatchItem, FactItem, Item, LogEntry, Note, ProposalItem, owed
 from swoosh.errors import Corrupt, InvariantBroken, Malformed
 from swoosh.facts import FactBoard, Known
 from swoosh.hashing import digest, digest_bytes
@@ -36,6 +36,7 @@ from swoosh.principal import normalise
 from swoosh.proposal import CLUSTER, PREVIOUS, Normal
 from swoosh.reducer import Place, Step, reduce
 from swoosh.state import Project, Row
+from swoosh.submission import SubmissionRecord
 from swoosh.wal import WalRecord
 
 ENDS_THE_PROCESS = (MemoryError, RecursionError, OSError, SystemError, Corrupt)
@@ -77,7 +78,8 @@ class Source(Protocol):
 class Applied(NamedTuple):
     """Everything one entry changed, to be written in one batch together with its index.
 
-    ``outcomes`` has one per proposal and fact, in order, batches flattened. ``notes`` are handed through unjudged.
+    ``outcomes`` has one per proposal and fact, in order, batches flattened. ``submissions`` come with the sequence
+    numbers of their records. ``notes`` are handed through unjudged.
     """
 
     position: Position
@@ -86,6 +88,7 @@ class Applied(NamedTuple):
     ledger: tuple[tuple[str, str, LedgerEntry], ...] = ()
     records: tuple[tuple[WalRecord, bytes], ...] = ()
     decisions: tuple[tuple[DecisionRecord, bytes], ...] = ()
+    submissions: tuple[tuple[int, SubmissionRecord], ...] = ()
     facts: tuple[Known, ...] = ()
     notes: tuple[Note, ...] = ()
 
@@ -123,10 +126,10 @@ class Layer:
 
     def judge(self, place: Place, item: Item | Note) -> tuple[ItemOutcome, ...]:
         """Reduce one item on this layer and keep what is accepted. One outcome per proposal or fact."""
+        if isinstance(item, NOTES):
+            self.notes.append(item)
+            return ()
         match item:
-            case CheckpointItem() | MarkItem():
-                self.notes.append(item)
-                return ()
             case ProposalItem():
                 return (self._judge_proposal(place, item),)
             case BatchItem(proposals=proposals):
@@ -172,6 +175,7 @@ class Layer:
             ledger=tuple((pid, key, entry) for (pid, key), entry in self.entries.items()),
             records=tuple((step.record, step.record_bytes) for step in self.steps),
             decisions=tuple((step.decision, step.decision_bytes) for step in self.steps),
+            submissions=tuple(_submissions(self.steps)),
             facts=tuple(self.known),
             notes=tuple(self.notes),
         )
@@ -485,6 +489,13 @@ class MemorySource:
                 held.pop(path, None)
             else:
                 held[path] = data
+
+
+def _submissions(steps: Iterable[Step]) -> Iterator[tuple[int, SubmissionRecord]]:
+    for step in steps:
+        submitted = submission.derive(step.record, step.decision.dr_id, step.project)
+        if submitted is not None:
+            yield step.record.seq, submitted
 
 
 def _refused(code: Code, reason: str) -> Refused:

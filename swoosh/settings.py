@@ -100,8 +100,10 @@ SETTINGS: dict[str, Setting] = {
     "project_quota_units": Setting(1_000, "units", "most capacity one project may hold", _whole(1, 2**31)),
     "approval_threshold": Setting(0, "members", "approvals or rejections a task needs; 0 = majority", _whole(0, 64)),
     "auto_rejoin": Setting(False, "", "the leader's node key may sign MEMBER_REJOINED", _one_of(True, False)),
-    "redactions": Setting((), "", "field paths of Decision Records that are replaced by [REDACTED]", _texts),
-    "strict_evidence": Setting(False, "", "evidence must be strict UCXL or bubble addresses", _one_of(True, False)),
+    "redactions": Setting((), "", "paths in Decision Records to replace by [REDACTED], as guards.*.reasons", _texts),
+    "evidence_grammar": Setting(
+        "lenient", "", "the UCXL grammar evidence must be in: lenient, go or rust", _one_of("lenient", "go", "rust")
+    ),
 }
 
 

@@ -228,7 +228,10 @@ PLACES = (
     Place(
         thing="threads",
         names=r"threading|concurrent|asyncio\.to_thread|.*\.run_in_executor",
-        homes=("cluster/storage/snapshots.py", "cluster/storage/incoming.py", "cluster/storage/syncer.py"),
+        homes=(
+            *("cluster/storage/snapshots.py", "cluster/storage/incoming.py", "cluster/storage/syncer.py"),
+            "cluster/storage/lines.py",
+        ),
         advice="stay on the loop in small slices, or start a process; the simulation cannot replay a thread",
     ),
     Place(

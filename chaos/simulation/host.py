@@ -285,7 +285,9 @@ class Life(Station):
             entropy=entropy,
             free_bytes=lambda: 1 << 40,
             keeper=keeper,
-            providers=tuple(outside.providers(world.config(self.name), Outbound(keeper, Way(self).send), entropy)),
+            providers=tuple(
+                outside.providers(world.config(self.name), Outbound(keeper, Way(self).send), entropy, store)
+            ),
             checkpoint_every=plan.checkpoint_every,
         )
         self.raft = self.node.raft

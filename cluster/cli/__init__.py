@@ -32,6 +32,7 @@ _COMMANDS = {
     "hmmm": "hmmm",
     "leader": "leader",
     "worker": "worker",
+    "outbox": "outbox",
     "chart": "chart",
 }
 """{command: the module of this package that defines it under the same name}."""

@@ -38,7 +38,7 @@ def transfer(connection: Connection, successor: str | None, key: Key) -> None:
 
 async def _transfer(connection: Connection, key: Key, successor: str | None) -> tuple[str, str]:
     """Who led, and who leads now."""
-    before, endpoint = await _leader(connection)
+    before, endpoint = await find_leader(connection)
     if before == successor:
         fail(f"{before} leads already")
     if endpoint is None:
@@ -48,14 +48,14 @@ async def _transfer(connection: Connection, key: Key, successor: str | None) -> 
     clock = SystemClock()
     deadline = clock.monotonic() + connection.timeout
     while clock.monotonic() < deadline:
-        after, _ = await _leader(connection, may_lack=True)
+        after, _ = await find_leader(connection, may_lack=True)
         if after not in ("", before):
             return before, after
         await clock.sleep(ASK_SECONDS)
     fail(f"{before} handed over, and nobody is known to lead yet; see swoosh status")
 
 
-async def _leader(connection: Connection, *, may_lack: bool = False) -> tuple[str, str | None]:
+async def find_leader(connection: Connection, *, may_lack: bool = False) -> tuple[str, str | None]:
     """The leader in the newest term that anybody knows of, and its endpoint if it is among those asked."""
     found = {endpoint: await survey([endpoint], connection.timeout) for endpoint in connection.endpoints}
     reports = {endpoint: report for endpoint, one in found.items() for report in one.reports.values()}

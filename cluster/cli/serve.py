@@ -172,7 +172,7 @@ async def run(settings: Config, genesis: Genesis, chart: Chart, clock: Clock, en
             entropy=entropy,
             free_bytes=partial(free_bytes, settings.data_dir),
             keeper=keeper,
-            providers=tuple(outside.providers(settings, Outbound(keeper, sockets.send), entropy)),
+            providers=tuple(outside.providers(settings, Outbound(keeper, sockets.send), entropy, store)),
         )
         listener = await stack.enter_async_context(_public_port(settings, node, clock))
         await node.start()

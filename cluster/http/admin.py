@@ -69,7 +69,7 @@ class Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 async def post_snapshot(request: web.Request) -> web.Response:
     """Ask this node for a snapshot: it is taken now, or when the least interval since the last one has passed."""
     node = request.app[NODE]
-    order = await _ordered(request, "snapshot")
+    order = await ordered(request, "snapshot")
     if not isinstance(order, Order):
         return problems.respond(order)
     node.snapshots.request()
@@ -85,7 +85,7 @@ async def get_snapshots(request: web.Request) -> web.Response:
 async def post_transfer(request: web.Request) -> web.Response:
     """Hand leadership to `to`, or to the member furthest along. Asked of the node that leads."""
     node = request.app[NODE]
-    order = await _ordered(request, "transfer-leadership")
+    order = await ordered(request, "transfer-leadership")
     if not isinstance(order, Order):
         return problems.respond(order)
     try:
@@ -98,7 +98,8 @@ async def post_transfer(request: web.Request) -> web.Response:
     return problems.ok({"success": True, "node": node.config.node_id, "leader": node.raft.leader})
 
 
-async def _ordered(request: web.Request, wanted: str) -> Order | Refused | Unavailable:
+async def ordered(request: web.Request, wanted: str) -> Order | Refused | Unavailable:
+    """The order of this name that an admin signed for this node, or why there is none."""
     document = canonical.parse(await read_body(request, limits.BODY_BYTES_MAX, problems.JSON))
     [order] = await gate.admit(request, partial(_verified, request.app[NODE], wanted), [document])
     return order

@@ -15,7 +15,7 @@ from aiohttp import web
 
 from cluster import faults
 from cluster.faults import ExitCode
-from cluster.http import admin, health, hmmm, problems, records, state, transition, watch
+from cluster.http import admin, health, hmmm, outboxes, problems, records, state, transition, watch
 from cluster.http.listener import doorman_of
 from cluster.http.rate import METERS, Buckets, Meters, Throttled, charge
 from cluster.http.request import LIMITS, METRICS, NODE, PROJECT, Limits, head_of
@@ -77,6 +77,9 @@ def public_app(node: Node, metrics: Metrics, limits: Limits | None = None) -> we
             web.post("/admin/facts", admin.post_facts),
             web.post("/admin/snapshot", admin.post_snapshot),
             web.post("/admin/transfer-leadership", admin.post_transfer),
+            web.get("/outboxes", outboxes.get_outboxes),
+            web.post("/admin/outbox-retry", outboxes.post_retry),
+            web.post("/admin/outbox-pass-over", outboxes.post_pass_over),
         ]
     )
     return app

@@ -14,6 +14,7 @@ from aiohttp import web
 from cluster.http import problems
 from cluster.http.request import NODE, head_of, number, project_of
 from cluster.node import Node
+from cluster.providers.outbox import Outbox
 from cluster.raft.driver import Role
 from cluster.telemetry.metrics import Gauges
 from swoosh import state
@@ -68,6 +69,7 @@ async def get_health(request: web.Request) -> web.Response:
             "outbound": node.keeper.closed(None) or "open",
             "breakers": node.keeper.resting(),
             "providers": troubles_of(node) if leads(node) else None,
+            "outboxes": outboxes_of(node),
             "cluster_id": node.machine.cluster_id,
             "version": VERSION,
             "chart_hash": node.chart.hash,
@@ -85,6 +87,14 @@ def troubles_of(node: Node) -> dict[str, str | None]:
 def leads(node: Node) -> bool:
     """Whether this node leads; nobody else has anything to do with the outside."""
     return node.raft.role is Role.LEADER
+
+
+def outboxes_of(node: Node) -> dict[str, dict[str, int | float]] | None:
+    """What waits in each outbox that has a sink, at the leader, which alone delivers; null elsewhere."""
+    if not leads(node):
+        return None
+    now_us = node.clock.wall_us()
+    return {each.name: each.gauges(now_us) for each in node.providers if isinstance(each, Outbox)}
 
 
 def quorum_of(node: Node) -> Quorum:
@@ -137,6 +147,7 @@ def gauges(node: Node, *, watchers: int) -> Gauges:
         outbound_seconds_left=node.keeper.seconds_left(),
         breakers_open=len(node.keeper.resting()),
         outbound_calls=node.keeper.counts,
+        outboxes=outboxes_of(node) or {},
         providers_well={provider.name: provider.trouble is None for provider in node.providers} if leads(node) else {},
     )
 

@@ -11,6 +11,7 @@ to the outside but through `cluster.egress`. One that raises is started again af
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
@@ -21,14 +22,17 @@ from cluster.shhh.policy import BUILT_IN
 from cluster.shhh.scanner import Scanner
 from swoosh import canonical, hlc, signing
 from swoosh.catalog import Registry
-from swoosh.entry import FactItem, Item, ProposalItem
+from swoosh.entry import FactItem, Item, Note, ProposalItem
 from swoosh.hlc import HLC
-from swoosh.machine import Machine
+from swoosh.machine import Applied, Machine
 from swoosh.proposal import inputs_hash, to_sent
 from swoosh.state import Project
 
 SUBMIT_SECONDS = 5.0
 _SCANNER = Scanner(BUILT_IN)
+
+TakeNote = Callable[[Note, Callable[[bool], None]], None]
+"""``(note, told whether it was committed)`` to the queue of this leader."""
 
 Submit = Callable[[Sequence[Item], float], Awaitable[list[Answer]]]
 """``(items, deadline in monotonic seconds)`` to the queue of this leader."""
@@ -76,10 +80,20 @@ class Leading(Voice):
     """A node's say in the term it leads."""
 
     def __init__(
-        self, term: int, machine: Machine, clock: Clock, key: NodeKey, submit: Submit, scanner: Scanner = _SCANNER
+        self,
+        term: int,
+        machine: Machine,
+        clock: Clock,
+        key: NodeKey,
+        submit: Submit,
+        *,
+        take_note: TakeNote = lambda note, done: done(False),
+        scanner: Scanner = _SCANNER,
     ) -> None:
         super().__init__(machine, clock, key)
-        self.term, self._submit, self._scanner = term, submit, scanner
+        self.term, self._submit, self._take_note, self._scanner = term, submit, take_note, scanner
+        self.on_applied: list[Callable[[Applied], None]] = []
+        """Called with each entry that is applied in this term."""
 
     @property
     def registry(self) -> Registry:
@@ -134,6 +148,12 @@ class Leading(Voice):
     async def submit(self, items: Sequence[Item]) -> list[Answer]:
         """One answer per proposal or fact, in order."""
         return await self._submit(items, self.clock.monotonic() + SUBMIT_SECONDS)
+
+    async def note(self, note: Note) -> bool:
+        """Have the log carry a note; whether it was committed, which it then is here as well."""
+        told: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._take_note(note, lambda committed: None if told.done() else told.set_result(committed))
+        return await told
 
 
 def _renew_at(observed_at: int, expires_at: int) -> int:

@@ -41,6 +41,7 @@ class Family(StrEnum):
     LEDGER = "ledger"
     WAL = "wal"
     DECISION = "decision"
+    SUBMISSION = "submission"
     OUTBOX = "outbox"
     REJECTION = "rejection"
     REGISTRY = "registry"
@@ -244,7 +245,7 @@ class RocksKeyValue:
 def _options(create: bool) -> Options:
     options = Options(raw_mode=True)
     options.create_if_missing(create)
-    options.create_missing_column_families(create)
+    options.create_missing_column_families(True)  # a store of an earlier build gets the families it had not
     # Recovery stops at the first bad record instead of refusing every torn tail (each power cut leaves one); that
     # nothing synced was cut off is what the witness proves. Recovered records are flushed before `open` returns
     # (the default, kept on purpose), so nothing that was only in the page cache is ever acknowledged.

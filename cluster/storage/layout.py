@@ -1,26 +1,28 @@
 """Where everything lies: the keys of every family, in one table.
 
-| family    | key                                      | value                                                      |
-|-----------|------------------------------------------|------------------------------------------------------------|
-| META      | `applied`                                | index, term, stamp (µs), ms and counter of the newest HLC  |
-| META      | `genesis`                                | the genesis document, canonical                            |
-| META      | `checkpoint`                             | the last state a majority agreed on                        |
-| META      | `halt`                                   | since when no majority agrees; gone once one does          |
-| META      | `diverged`                               | where this node's state contradicted the majority's        |
-| META      | `raft`                                   | term, vote, incarnation (cluster/raft/journal.py)          |
-| META      | `members`                                | the members' stores as last seen (cluster/raft/members.py) |
-| LOG       | index                                    | an entry (cluster/raft/journal.py)                         |
-| HEAD      | project                                  | the head row of a project: hashes of state and chains      |
-| PROJECT   | project `NUL` region                     | a region, its collections left out                         |
-| PROJECT   | project `NUL` region `NUL` field `NUL` e | the entry named e of a collection                          |
-| LEDGER    | project `NUL` idem_key                   | what an applied key points to                              |
-| WAL       | project `NUL` seq                        | a WAL record                                               |
-| DECISION  | project `NUL` seq                        | the Decision Record derived from it                        |
-| DECISION  | `#` dr_id (32 bytes)                     | the key of that record; no project id begins with `#`      |
-| OUTBOX    | index, ordinal                           | project `NUL` seq of a Decision Record to be delivered     |
-| REGISTRY  | kind `NUL` subject                       | the newest fact                                            |
-| REJECTION | number, counted on this node             | a refusal, canonical JSON                                  |
-| SNAPSHOT  | index                                    | the manifest of a snapshot kept                            |
+| family     | key                                      | value                                                        |
+|------------|------------------------------------------|--------------------------------------------------------------|
+| META       | `applied`                                | index, term, stamp (µs), ms and counter of the newest HLC    |
+| META       | `genesis`                                | the genesis document, canonical                              |
+| META       | `checkpoint`                             | the last state a majority agreed on                          |
+| META       | `halt`                                   | since when no majority agrees; gone once one does            |
+| META       | `diverged`                               | where this node's state contradicted the majority's          |
+| META       | `raft`                                   | term, vote, incarnation (cluster/raft/journal.py)            |
+| META       | `members`                                | the members' stores as last seen (cluster/raft/members.py)   |
+| LOG        | index                                    | an entry (cluster/raft/journal.py)                           |
+| HEAD       | project                                  | the head row of a project: hashes of state and chains        |
+| PROJECT    | project `NUL` region                     | a region, its collections left out                           |
+| PROJECT    | project `NUL` region `NUL` field `NUL` e | the entry named e of a collection                            |
+| LEDGER     | project `NUL` idem_key                   | what an applied key points to                                |
+| WAL        | project `NUL` seq                        | a WAL record                                                 |
+| DECISION   | project `NUL` seq                        | the Decision Record derived from it                          |
+| DECISION   | `#` dr_id (32 bytes)                     | the key of that record; no project id begins with `#`        |
+| SUBMISSION | project `NUL` seq                        | the submission record, where the record accepted one         |
+| OUTBOX     | outbox `NUL` project                     | up to which seq the outbox's sink has the project's records  |
+| OUTBOX     | `!` outbox `NUL` project `NUL` seq       | why the sink never got this one                              |
+| REGISTRY   | kind `NUL` subject                       | the newest fact                                              |
+| REJECTION  | number, counted on this node             | a refusal, canonical JSON                                    |
+| SNAPSHOT   | index                                    | the manifest of a snapshot kept                              |
 
 Integers in keys are 8 bytes, big-endian, so that keys sort as numbers do. `NUL` is in no project id, region, kind or
 idempotency key, and sorts below all that is, so a project's rows lie together and projects lie in the order of their
@@ -56,9 +58,9 @@ REPLICATED = tuple(family for family in Family if family not in (Family.META, Fa
 _NUL = b"\0"
 _AFTER_NUL = b"\1"
 _BY_ID = b"#"
+_LEFT_OUT = "!"
 _PATH_PARTS = 4
 _NUMBER = struct.Struct(">Q")
-_PAIR = struct.Struct(">QQ")
 
 
 def number(value: int) -> bytes:
@@ -113,12 +115,16 @@ def decision(dr_id: str) -> bytes:
     return _BY_ID + bytes.fromhex(dr_id.removeprefix(PREFIX))
 
 
-def outbox(index: int, ordinal: int) -> bytes:
-    """The key of the ``ordinal``-th record, from 0, of the entry at ``index``."""
-    return _PAIR.pack(index, ordinal)
+def delivered(outbox: str, project: str) -> bytes:
+    """The key of how far an outbox has come with a project."""
+    return named(outbox, project)
 
 
-def outbox_of(key: bytes) -> tuple[int, int]:
-    """Index and ordinal of an outbox key."""
-    index, ordinal = _PAIR.unpack(key)
-    return index, ordinal
+def passed_over(outbox: str, project: str, seq: int) -> bytes:
+    """The key of a record that an outbox left out."""
+    return _LEFT_OUT.encode() + named(outbox, project) + _NUL + number(seq)
+
+
+def passed_over_by(outbox: str) -> tuple[bytes, bytes]:
+    """The range [start, end) of every record an outbox left out."""
+    return under(_LEFT_OUT + outbox)

@@ -15,7 +15,6 @@ import struct
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any, TypeVar
 
@@ -25,8 +24,8 @@ from cluster import faults
 from cluster.faults import ExitCode
 from cluster.storage import layout
 from cluster.storage.kv import Batch, Family, KeyValue
-from swoosh import canonical, idempotency, state
-from swoosh.entry import CheckpointItem
+from swoosh import canonical, idempotency, state, submission
+from swoosh.entry import CheckpointItem, DeliveredItem, MarkItem, PassedOverItem
 from swoosh.errors import Corrupt
 from swoosh.facts import Known
 from swoosh.hlc import HLC, ZERO
@@ -45,16 +44,6 @@ REJECTIONS_A_SLICE = 256
 _APPLIED = struct.Struct(">QQQQQ")  # index, term, stamp, HLC milliseconds, HLC counter
 _CRC_BYTES = 4
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Undelivered:
-    """A Decision Record in the outbox: the ``ordinal``-th, from 0, of the entry at ``index``."""
-
-    index: int
-    ordinal: int
-    project: str
-    seq: int
 
 
 class Checkpoint(msgspec.Struct, frozen=True):
@@ -146,11 +135,26 @@ class Store:
         for fact in applied.facts:
             _put(batch, Family.REGISTRY, layout.named(fact.kind, fact.subject), canonical.encode(fact))
         for note in applied.notes:
-            if isinstance(note, CheckpointItem):
-                self._put_checkpoint(batch, Checkpoint(*note, applied.position.stamp_us))
+            match note:
+                case CheckpointItem():
+                    self._put_checkpoint(batch, Checkpoint(*note, applied.position.stamp_us))
+                case DeliveredItem(outbox, upto):
+                    for project, seq in upto:
+                        self._put_delivered(batch, outbox, project, seq)
+                case PassedOverItem(outbox, project, seq):
+                    self._put_delivered(batch, outbox, project, seq)
+                    row = layout.passed_over(outbox, project, seq)
+                    _put(batch, Family.OUTBOX, row, canonical.encode(tuple(note)))
+                case MarkItem():
+                    pass  # the nodes report, and store nothing
         _put(batch, Family.META, layout.APPLIED, _pack_applied(applied.position, last_hlc))
         self.kv.write(batch, sync=False)
         self._position, self._last_hlc = applied.position, last_hlc
+
+    def _put_delivered(self, batch: Batch, outbox: str, project: str, seq: int) -> None:
+        """What a former leader delivered stays delivered, whatever a later one, that had not heard of it, says."""
+        if seq > self.delivered(outbox, project):
+            _put(batch, Family.OUTBOX, layout.delivered(outbox, project), layout.number(seq))
 
     def mark_diverged(self, divergence: Divergence) -> None:
         """Note, synced, that this state is wrong. Only another node's state, put in its place, ends that."""
@@ -298,10 +302,25 @@ class Store:
         """Up to ``limit`` Decision Records of a project, from a sequence number on."""
         return islice(self._records(Family.DECISION, project_id, from_seq), limit)
 
-    def pending(self, after: tuple[int, int]) -> Iterator[Undelivered]:
-        """The outbox behind (index, ordinal), in log order; ``(0, 0)`` is before everything."""
-        for key, value in self.kv.iterate(Family.OUTBOX, layout.outbox(after[0], after[1] + 1)):
-            yield Undelivered(*layout.outbox_of(key), *layout.record_of(_opened(Family.OUTBOX, key, value)))
+    def submission(self, project_id: str, seq: int) -> bytes | None:
+        """The submission record beside a project's n-th WAL record, or None."""
+        return self._get(Family.SUBMISSION, layout.record(project_id, seq))
+
+    def submissions(self, project_id: str, after: int) -> Iterator[tuple[int, bytes]]:
+        """The submission records of a project behind a sequence number, each with its own."""
+        start, end = layout.record(project_id, after + 1), layout.under(project_id)[1]
+        for key, value in self.kv.iterate(Family.SUBMISSION, start, end):
+            yield layout.record_of(key)[1], _opened(Family.SUBMISSION, key, value)
+
+    def delivered(self, outbox: str, project_id: str) -> int:
+        """The sequence number up to which an outbox has delivered a project's records; 0 before the first."""
+        found = self._get(Family.OUTBOX, layout.delivered(outbox, project_id))
+        return 0 if found is None else layout.number_of(found)
+
+    def passed_over(self, outbox: str) -> Iterator[PassedOverItem]:
+        """The records that an outbox left out because an admin said so, by project and sequence number."""
+        for key, value in self.kv.iterate(Family.OUTBOX, *layout.passed_over_by(outbox)):
+            yield _decoded("record passed over", _opened(Family.OUTBOX, key, value), PassedOverItem)
 
     def rejections(self, project_id: str | None, signer: str | None) -> Iterator[list[bytes]]:
         """This node's refusals, newest first; None matches every project or signer.
@@ -372,12 +391,13 @@ def _put_rows(batch: Batch, rows: Iterable[Row]) -> None:
 
 def _put_records(batch: Batch, applied: Applied) -> None:
     pairs = zip(applied.records, applied.decisions, strict=True)
-    for ordinal, ((record, data), (decided, decided_data)) in enumerate(pairs):
+    for (record, data), (decided, decided_data) in pairs:
         place = _place(record)
         _put(batch, Family.WAL, place, data)
         _put(batch, Family.DECISION, place, decided_data)
         _put(batch, Family.DECISION, layout.decision(decided.dr_id), place)
-        _put(batch, Family.OUTBOX, layout.outbox(record.index, ordinal), place)
+    for seq, submitted in applied.submissions:
+        _put(batch, Family.SUBMISSION, layout.record(submitted.project, seq), submission.encode(submitted))
 
 
 def _place(record: WalRecord) -> bytes:

@@ -36,6 +36,9 @@ REFUSED_KEYS_REMEMBERED = 4_096
 ROLES = ("follower", "candidate", "leader")
 SYSTEMS = ("agents", "backbeat", "bubble", "environment", "kaching", "legacy", "mcp", "slurp")
 """The outside systems a node may speak with, and what can come of it."""
+SINKS = ("bubble", "slurp")
+HELD_BY = ("refused", "blocked")
+"""Where records go, and whose doing it is that a project's do not."""
 RESULTS = ("answered", "unreachable", "blocked")
 
 
@@ -70,6 +73,7 @@ class Gauges(NamedTuple):
     breakers_open: int = 0
     outbound_calls: Mapping[tuple[str, str], int] = {}
     providers_well: Mapping[str, bool] = {}
+    outboxes: Mapping[str, Mapping[str, float]] = {}
 
 
 class Metrics:
@@ -231,6 +235,27 @@ def _gauges(now: Gauges) -> Iterator[Metric]:
     for name, is_well in now.providers_well.items():
         well.add_metric([name], is_well)
     yield well
+    yield from _outboxes(now.outboxes)
+
+
+def _outboxes(found: Mapping[str, Mapping[str, float]]) -> Iterator[Metric]:
+    """At the leader alone: elsewhere nobody knows. The counters begin anew with each process."""
+    backlog = GaugeMetricFamily("swoosh_outbox_backlog", "Records that the sink has not got", labels=["sink"])
+    oldest = GaugeMetricFamily(
+        "swoosh_outbox_oldest_seconds", "Since the oldest of them that may leave was decided", labels=["sink"]
+    )
+    held = GaugeMetricFamily("swoosh_outbox_held", "Projects that cannot go on", labels=["sink", "why"])
+    delivered = CounterMetricFamily("swoosh_outbox_delivered", "Records that the sink took", labels=["sink"])
+    failed = CounterMetricFamily("swoosh_outbox_failed", "Attempts that failed", labels=["sink"])
+    for sink in (name for name in SINKS if name in found):
+        numbers = found[sink]
+        backlog.add_metric([sink], numbers["backlog"])
+        oldest.add_metric([sink], numbers["oldest_s"])
+        delivered.add_metric([sink], numbers["delivered"])
+        failed.add_metric([sink], numbers["failed"])
+        for why in HELD_BY:
+            held.add_metric([sink, why], numbers[why])
+    yield from (backlog, oldest, held, delivered, failed)
 
 
 class _Exact(CounterMetricFamily):

@@ -18,7 +18,7 @@ from typing import Literal
 from aiohttp import web
 
 from cluster.storage.kv import sync_directory
-from cluster.storage.lines import Lines
+from cluster.worker.ledger import FileLedger
 from cluster.worker.receiver import Answer, Receiver
 from swoosh.hashing import digest
 
@@ -101,7 +101,7 @@ async def serve(root: Path, host: str, port: int, *, units: int, token: str, say
     """
     assets = root / "assets"
     assets.mkdir(parents=True, exist_ok=True)
-    ledger = Lines.open(root / "ledger.jsonl")
+    ledger = FileLedger.open(root / "ledger.jsonl")
     runner = web.AppRunner(receiver_app(Receiver(ledger, Directories(assets), units), token), access_log=None)
     try:
         await runner.setup()

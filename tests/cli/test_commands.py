@@ -59,6 +59,7 @@ def test_every_command_explains_itself() -> None:
         "council",
         "hmmm",
         "leader",
+        "outbox",
     ):
         assert f"\n  {name} " in listing.output
         assert swoosh(name, "--help").exit_code == 0

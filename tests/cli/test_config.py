@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from cluster import config, faults, outside
+from cluster import config, faults, outside, sections
 from cluster.clock import ManualClock, ShiftedClock, SystemClock
 from cluster.config import Misconfigured
 from cluster.egress import Blocked
@@ -102,6 +102,12 @@ def test_a_variable_nobody_knows_is_noticed(file: Path) -> None:
         ("[mcp.servers.a]\nurl = 'http://user:pass@x/'", r"mcp.servers.a.url: expected http"),
         ("[mcp.servers.a]\nurl = 'http://x:99999/'", r"mcp.servers.a.url: expected http"),
         ("[mcp.servers.a]\nurl = 'http://x/'\ntoken = 'absent'", r"mcp.servers.a.token: .*absent"),
+        ("[bubble]\nurl = 'ftp://x'", r"bubble\.url: expected http"),
+        ("[bubble]\nurl = 'http://me:secret@x'", r"bubble\.url: expected .*, without a password"),
+        ("[bubble]\nurl = 'http://x/'\npath = 'y'", "bubble: either path or url"),
+        ("[bubble]\npath = 'y'\nfields = {id = 'drid'}", r"bubble\.fields: id = 'drid' is no member"),
+        ("[slurp]\nurl = 'http://x/'\nmethod = 'GET'", r"slurp\.method: POST or PUT"),
+        ("[slurp]\nurl = 'http://x/'\ntoken = 'absent'", r"slurp\.token: .*absent"),
         ("[members]\nnode-2 = '127.0.0.1:1'", "node-1, this node, is missing"),
         ("= 1", "swoosh.toml"),
     ],
@@ -158,7 +164,7 @@ url = "http://[::1]:8800/"
         keeper.permit("mcp", server.url)
     with pytest.raises(Blocked):
         keeper.permit("mcp", "http://elsewhere.example/")
-    names = [provider.name for provider in outside.providers(found, cast(Any, None), SeededEntropy(1))]
+    names = [provider.name for provider in outside.providers(found, cast(Any, None), SeededEntropy(1), cast(Any, None))]
     assert names == ["license", "mcp:files", "mcp:search", "policy"]
 
 
@@ -203,3 +209,14 @@ def test_an_effect_receiver_that_cannot_be_meant_is_refused(file: Path, name: st
     variables = {"SWOOSH_ENVIRONMENT_URL": "http://receiver:9300", f"SWOOSH_ENVIRONMENT_{name}": value}
     with pytest.raises(Misconfigured, match=r"environment"):
         config.load(file, variables)
+
+
+def test_what_is_decided_goes_nowhere_unless_a_sink_is_named(file: Path) -> None:
+    assert config.load(file, {}).bubble == config.load(file, {}).slurp == sections.NOWHERE
+    seal_for(file.parent, "token.age", "secret\n")
+    named = "\n[bubble]\npath = 'd.jsonl'\n[slurp]\nurl = 'https://s.example/x'\ntoken = 'token.age'\n"
+    file.write_text(file.read_text() + named + "[slurp.fields]\n'who.by' = 'submitted_by'\n")
+    found = config.load(file, {})
+    assert found.bubble == sections.Sink(path=file.parent / "d.jsonl")
+    assert found.slurp == sections.Sink(url="https://s.example/x", token="secret", fields={"who.by": "submitted_by"})
+    assert list(outside.gatekeeper(found, SystemClock())._allowed) == ["s.example:443"]

@@ -7,7 +7,7 @@ it arrives at once where a link stands, and what it loses on the way is the busi
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -125,7 +125,7 @@ class NodeHost(OurHost):
             checkpoint_every=self.cluster.checkpoint_every,
             free_bytes=lambda: self.free_bytes,
             keeper=keeper,
-            providers=self.cluster.providers(self, keeper),
+            providers=tuple(self.cluster.providers(self, keeper, store)),
         )
         ended = self.node._ended
         self.node._ended = lambda task: self.run(lambda: ended(task))  # type: ignore[method-assign]
@@ -196,7 +196,7 @@ class Group(Cluster):
         snapshots: Callable[..., Snapshots] = Snapshots,
         bytes_per_second: int = install.BYTES_PER_SECOND,
         projects_per_signer: int = 0,
-        providers: Callable[[NodeHost, Gatekeeper], Sequence[Provider]] = lambda host, keeper: (),
+        providers: Callable[[NodeHost, Gatekeeper, StateStore], Iterable[Provider]] = lambda host, keeper, store: (),
         reachable: Sequence[str] = (),
         **how: Any,
     ) -> None:

@@ -188,3 +188,15 @@ def test_votes_nobody_cast_do_not_pass_the_leader(gate: Gate) -> None:
     assert isinstance(taken, ProposalItem)
     assert gate.admission.affirm(taken) is None
     assert gate.admission.affirm(taken._replace(voters=(gate.solo.principals["ed"],))) is not None
+
+
+@pytest.mark.parametrize(
+    ("grammar", "read"),
+    [("lenient", {"ucxl://proof/1", "ucxl://a:b@c:d/*^/", "ucxl://a@c:d/#/"}), ("go", {"ucxl://a:b@c:d/*^/"}),
+     ("rust", {"ucxl://a@c:d/#/"})],
+)  # fmt: skip
+def test_evidence_is_in_the_grammar_the_cluster_agreed_on(grammar: str, read: set[str]) -> None:
+    gate = Gate()
+    gate.solo.propose("SETTING_SET", {"name": "evidence_grammar", "value": grammar})
+    for text in ("ucxl://proof/1", "ucxl://a:b@c:d/*^/", "ucxl://a@c:d/#/"):
+        assert isinstance(gate.admission.proposal(gate.signed(evidence=[text])), ProposalItem) is (text in read), text

@@ -20,7 +20,16 @@ from tests.raft.cluster import Killed
 
 KEPT = 4
 SNAPSHOTS = partial(Snapshots, every=10, min_interval=0.5)
-SHARED = (Family.PROJECT, Family.HEAD, Family.LEDGER, Family.WAL, Family.DECISION, Family.OUTBOX, Family.REGISTRY)
+SHARED = (
+    Family.PROJECT,
+    Family.HEAD,
+    Family.LEDGER,
+    Family.WAL,
+    Family.DECISION,
+    Family.SUBMISSION,
+    Family.OUTBOX,
+    Family.REGISTRY,
+)
 
 
 def cutting(seed: int, **how: Any) -> Group:

@@ -49,7 +49,7 @@ def faults(file: Path, text: str) -> str:
 def test_without_an_authority_the_license_is_the_file_s_and_nothing_is_reached(file: Path) -> None:
     found = config.load(file, {})
     keeper = outside.gatekeeper(found, ManualClock())
-    provider, policy = outside.providers(found, keeper, SeededEntropy(1))  # type: ignore[arg-type]
+    provider, policy = outside.providers(found, keeper, SeededEntropy(1), None)  # type: ignore[arg-type]
     assert isinstance(provider, LicenseFile) and isinstance(policy, PolicyInForce)
     with pytest.raises(Blocked):
         keeper.permit("kaching", "https://kaching.example/")
@@ -58,7 +58,7 @@ def test_without_an_authority_the_license_is_the_file_s_and_nothing_is_reached(f
 def test_an_authority_takes_the_place_of_the_file_and_is_reached_before_any_license(file: Path) -> None:
     found = config.load(add(file, KACHING), {})
     keeper = outside.gatekeeper(found, ManualClock())
-    provider, _ = outside.providers(found, keeper, SeededEntropy(1))  # type: ignore[arg-type]
+    provider, _ = outside.providers(found, keeper, SeededEntropy(1), None)  # type: ignore[arg-type]
     assert isinstance(provider, Kaching)
     assert found.kaching is not None
     keeper.permit("kaching", found.kaching.url)

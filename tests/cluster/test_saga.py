@@ -19,6 +19,7 @@ from cluster.egress import Gatekeeper
 from cluster.entropy import SeededEntropy
 from cluster.providers.environment import Environments, Hook
 from cluster.providers.leading import Provider
+from cluster.storage.store import Store
 from swoosh import state
 from swoosh.entry import Item
 from swoosh.outcome import Accepted
@@ -155,7 +156,7 @@ class Town:
 def town(seed: int, **how: Any) -> Iterator[Town]:
     site, ways = Site(), dict[str, Way]()
 
-    def providers(host: NodeHost, keeper: Gatekeeper) -> list[Provider]:
+    def providers(host: NodeHost, keeper: Gatekeeper, store: Store) -> list[Provider]:
         ways[host.name] = Way(site, keeper, host.clock, host.cluster.later)
         return [Environments(Hook(URL), ways[host.name], SeededEntropy(f"{seed}/{host.name}/{host.life}"))]
 

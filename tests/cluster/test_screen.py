@@ -148,4 +148,4 @@ def test_what_a_provider_heard_is_on_record_without_its_secrets() -> None:
 def _leading(group: Group, host: NodeHost) -> Leading:
     """A node's say, under a key that may sign facts; that of a node in this group may not."""
     node, key = host.node, NodeKey.of(group.people.keys["probe"])
-    return Leading(node.raft.term, node.machine, node.clock, key, node._submit_here, node.screen.scanner)
+    return Leading(node.raft.term, node.machine, node.clock, key, node._submit_here, scanner=node.screen.scanner)

@@ -18,7 +18,7 @@ from cluster.storage import layout
 from cluster.storage.kv import Batch, Family, KeyValue, MemoryKeyValue, Put, RocksKeyValue
 from cluster.storage.store import Checkpoint, Divergence, Store
 from swoosh import canonical, state
-from swoosh.entry import CheckpointItem
+from swoosh.entry import CheckpointItem, DeliveredItem
 from swoosh.errors import Corrupt
 from swoosh.machine import Applied
 from swoosh.merkle import MerkleMap
@@ -46,8 +46,10 @@ def filled(kv: KeyValue) -> Store:
     position = store.position()
     settled = CheckpointItem(position.index, "sha256-" + "0" * 64, ("n1", "n2"))
     undecided = CheckpointItem(position.index + 1, "", ("n1",))
+    delivered = DeliveredItem("bubble", (("apollo", 3),))
     for offset, note in enumerate((settled, undecided), 1):
-        store.commit(Applied(type(position)(position.index + offset, position.term, position.stamp_us), notes=(note,)))
+        there = type(position)(position.index + offset, position.term, position.stamp_us)
+        store.commit(Applied(there, notes=(note, delivered)))
     assert all(next(kv.iterate(family), None) is not None for family in Family)
     return store
 
@@ -88,7 +90,9 @@ def forged(key: bytes, value: bytes) -> bytes:
     return zlib.crc32(value, zlib.crc32(key)).to_bytes(4) + value
 
 
-@pytest.mark.parametrize("family", [Family.HEAD, Family.PROJECT, Family.LEDGER, Family.WAL, Family.DECISION])
+@pytest.mark.parametrize(
+    "family", [Family.HEAD, Family.PROJECT, Family.LEDGER, Family.WAL, Family.DECISION, Family.SUBMISSION]
+)
 def test_a_row_rewritten_with_the_right_checksum_is_found_by_its_hash(family: Family) -> None:
     kv = MemoryKeyValue()
     store = filled(kv)

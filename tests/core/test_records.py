@@ -12,10 +12,20 @@ from hypothesis import strategies as st
 
 from chaos.solo import Solo, the_chart
 from chaos.steer import drive, step
-from swoosh import canonical, decision, entry, idempotency, state, wal
-from swoosh.entry import BatchItem, CheckpointItem, FactItem, LogEntry, MarkItem, ProposalItem
+from swoosh import addresses, canonical, decision, entry, idempotency, state, submission, wal
+from swoosh.addresses import Grammar
+from swoosh.entry import (
+    BatchItem,
+    CheckpointItem,
+    DeliveredItem,
+    FactItem,
+    LogEntry,
+    MarkItem,
+    PassedOverItem,
+    ProposalItem,
+)
 from swoosh.errors import Corrupt
-from swoosh.hashing import PREFIX, digest_hex
+from swoosh.hashing import PREFIX, digest, digest_hex
 
 SENT = st.binary(max_size=40)
 WHO = st.text(max_size=10)
@@ -23,8 +33,11 @@ PROPOSALS = st.builds(ProposalItem, SENT, st.booleans(), st.lists(WHO, max_size=
 ITEMS = (
     PROPOSALS | st.builds(FactItem, SENT) | st.builds(BatchItem, WHO, WHO, st.lists(PROPOSALS, max_size=3).map(tuple))
 )
-NOTES = st.builds(MarkItem) | st.builds(
-    CheckpointItem, st.integers(0, 2**63), WHO, st.lists(WHO, max_size=3).map(tuple)
+NOTES = (
+    st.builds(MarkItem)
+    | st.builds(CheckpointItem, st.integers(0, 2**63), WHO, st.lists(WHO, max_size=3).map(tuple))
+    | st.builds(DeliveredItem, WHO, st.lists(st.tuples(WHO, st.integers(0, 2**63)), max_size=3).map(tuple))
+    | st.builds(PassedOverItem, WHO, WHO, st.integers(0, 2**63), WHO, WHO)
 )
 ENTRIES = st.builds(
     LogEntry, WHO, WHO, st.integers(0, 2**63), st.integers(0, 2**63), st.lists(ITEMS | NOTES, max_size=4).map(tuple)
@@ -206,3 +219,88 @@ def test_a_ledger_entry_is_read_back() -> None:
     held = lived().source.ledger("atlas", key)
     assert held is not None
     assert idempotency.decode(idempotency.encode(held)) == held
+
+
+@pytest.mark.parametrize("path", ["guards.quorum_certificate.reasons", "guards.quorum_certificate", "guards.*.reasons"])
+def test_what_a_guard_may_not_say_the_justification_does_not_repeat(path: str) -> None:
+    data = next(each for each in records() if wal.decode(each).transition_name == "COUNCIL_QUORUM_CERT")
+    record = wal.decode(data)
+    (said,) = (outcome.reasons for outcome in record.guard_outcomes if outcome.name == "quorum_certificate")
+    whole = decision.derive(record, wal.record_hash(data), "")
+    derived = decision.derive(record, wal.record_hash(data), "", [path])
+    assert said[0] in whole.justification and whole.redactions == ()
+    assert said[0].encode() not in decision.encode(derived)
+    named = {f"guards.{outcome.name}.reasons" for outcome in record.guard_outcomes if outcome.reasons}
+    assert set(derived.redactions) == (named if "*" in path else {path})
+    assert decision.derive(record, wal.record_hash(data), "", derived.redactions) == derived, "as verify derives it"
+
+
+# --- submissions ------------------------------------------------------------------------------------------------------
+
+
+def handed_over() -> list[submission.SubmissionRecord]:
+    """What a project of its own submitted: twice in one window."""
+    solo = Solo(the_chart())
+    solo.project = "atlas"
+    drive(solo, lambda r: r.execution.phase == "REVERB")
+    found = []
+    for name in ("one", "two"):
+        plan = solo.regions().execution.plan
+        assert plan is not None
+        inputs = {"plan_hash": plan.plan_hash, "artifacts": [solo.named(f"{name}/{part}") for part in "ab"]}
+        applied = solo.apply(solo.item(solo.document("EXECUTION_SUBMITTED", inputs, evidence=["ucxl://proof/123"])))
+        ((seq, submitted),) = applied.submissions
+        ((record, _),), ((decided, _),) = applied.records, applied.decisions
+        assert (seq, submitted.decision) == (record.seq, decided.dr_id)
+        assert [each.content_hash for each in submitted.artifacts] == inputs["artifacts"]
+        assert (submitted.window_id, submitted.evidence) == (record.window_id, ("ucxl://proof/123",))
+        found.append(submitted)
+    return found
+
+
+def test_each_submission_has_a_record_of_its_own_named_by_its_content() -> None:
+    first, second = handed_over()
+    assert first.submission_id != second.submission_id
+    for held in (first, second):
+        fields = {name: value for name, value in msgspec.to_builtins(held).items() if name != "submission_id"}
+        assert held.submission_id == PREFIX + digest_hex("submission", canonical.encode(fields))
+        assert held.content_hash == digest("artifacts", [each.content_hash for each in held.artifacts])
+        for address in (held.ucxl_address, *(each.ucxl_address for each in held.artifacts)):
+            addresses.check(address, "address", Grammar.GO)
+
+
+# --- what a Decision Record cannot give away --------------------------------------------------------------------------
+
+FREE_TEXTS = ("reason", "rationale", "brief")
+
+
+def with_canaries(value: Any, planted: list[str], name: str = "") -> Any:
+    """The inputs with a word of its own in every text that is written for people, and in titles of tasks."""
+    if isinstance(value, dict):
+        within = FREE_TEXTS[0] if name == "tasks" else ""
+        return {key: with_canaries(each, planted, within or key) for key, each in value.items()}
+    if isinstance(value, str) and name in FREE_TEXTS:
+        planted.append(f"canary-{len(planted)}")
+        return planted[-1]
+    return value
+
+
+def test_what_is_written_for_people_is_in_no_decision_record() -> None:
+    """Only hashes of inputs are. So no list of redactions is needed for a secret somebody put into a reason."""
+    solo, planted = Solo(the_chart()), list[str]()
+    solo.project = "atlas"
+    document = solo.document
+
+    def sung(transition: str, inputs: Any = None, **how: Any) -> dict[str, Any]:
+        return document(transition, with_canaries(inputs, planted), **how)
+
+    solo.document = sung  # type: ignore[method-assign]
+    drive(solo, lambda r: len(r.execution.submissions) == 1)
+    for transition in ("CONTROL_PAUSED", "CONTROL_RESUMED", "EXECUTION_PLAN_CHANGED", "COUNCIL_REELECTION_CALLED"):
+        solo.propose(transition, {"reason": ""}, signer="op")
+    drive(solo, lambda r: len(r.execution.submissions) == 2)
+    accepted = {wal.decode(data).transition_name for data in solo.source.records["atlas"]}
+    assert {"PROJECT_CREATED", "EXECUTION_PLAN_LOCKED", "CONTROL_PAUSED", "COUNCIL_REELECTION_CALLED"} <= accepted
+    assert len(planted) > 6
+    for data in solo.source.decisions.values():
+        assert b"canary" not in data, data

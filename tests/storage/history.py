@@ -51,7 +51,7 @@ def history() -> History:
     """The history; the same in every test."""
     solo = Solo(the_chart())
     solo.project = "apollo"
-    drive(solo, lambda regions: regions.execution.phase == "REVERB")
+    drive(solo, lambda regions: len(regions.execution.submissions) == 1)
     solo.propose("SETTING_SET", {"name": "approval_threshold", "value": 2})
     chained = [solo.document("PROJECT_CREATED", {"brief": "b"}, project="gemini", signer="pam")]
     chained.append(solo.document("PROJECT_CREATED", {"brief": "c"}, project="gemini", signer="pam", head=PREVIOUS))

@@ -16,11 +16,11 @@ from cluster.faults import ExitCode
 from cluster.storage import layout, store
 from cluster.storage.kv import Batch, Delete, Family, KeyValue, MemoryKeyValue, Put, RocksKeyValue
 from cluster.storage.store import Store
-from swoosh import decision, wal
-from swoosh.entry import decode
+from swoosh import decision, submission, wal
+from swoosh.entry import DeliveredItem, Note, PassedOverItem, decode
 from swoosh.errors import Corrupt
 from swoosh.hlc import HLC
-from swoosh.machine import Machine
+from swoosh.machine import Applied, Machine, Position
 from swoosh.outcome import Code, Refused
 from tests.storage.history import create, dump, history, overwrite, recorded
 
@@ -118,12 +118,42 @@ def test_the_export_is_ordered_by_project_and_sequence_and_ends_at_the_index(kv:
     assert len(list(held.wal_export(10**9))) > len(records)
 
 
-def test_the_outbox_lists_every_decision_once_in_log_order(kv: KeyValue) -> None:
+def test_a_submission_is_kept_beside_the_decision_that_accepted_it(kv: KeyValue) -> None:
     held, told = recorded(kv), history()
-    waiting = list(held.pending((0, 0)))
-    expected = [(r.index, r.project, r.seq) for a in told.applied for r, _ in a.records]
-    assert [(each.index, each.project, each.seq) for each in waiting] == expected
-    assert list(held.pending((waiting[3].index, waiting[3].ordinal))) == waiting[4:]
+    written = [(seq, submission.encode(each)) for a in told.applied for seq, each in a.submissions]
+    assert written, "the history hands nothing over"
+    assert list(held.submissions("apollo", 0)) == written
+    assert list(held.submissions("apollo", written[0][0])) == written[1:]
+    for seq, data in written:
+        found = msgspec.json.decode(data, type=submission.SubmissionRecord)
+        decided = held.decision(found.decision)
+        assert decided is not None
+        assert next(held.decisions("apollo", seq, 1)) == decided
+
+
+def noting(held: Store, *notes: Note) -> None:
+    """An entry that carries notes and nothing else."""
+    at = held.position()
+    held.commit(Applied(Position(at.index + 1, at.term, at.stamp_us + 1), notes=notes))
+
+
+def test_how_far_an_outbox_came_is_kept_by_project_and_never_runs_back(kv: KeyValue) -> None:
+    held = recorded(kv)
+    assert held.delivered("bubble", "apollo") == 0
+    noting(held, DeliveredItem("bubble", (("apollo", 7), ("gemini", 2))), DeliveredItem("slurp", (("apollo", 3),)))
+    noting(held, DeliveredItem("bubble", (("apollo", 5), ("gemini", 3))))
+    for reader in (held, Store(kv)):
+        assert [reader.delivered("bubble", name) for name in ("apollo", "gemini", "gemini-2")] == [7, 3, 0]
+        assert reader.delivered("slurp", "apollo") == 3
+
+
+def test_what_was_passed_over_is_on_record_with_who_said_so(kv: KeyValue) -> None:
+    held = recorded(kv)
+    left_out = PassedOverItem("bubble", "apollo", 256, "ed25519:root", "400: too long")
+    noting(held, left_out)
+    assert list(Store(kv).passed_over("bubble")) == [left_out]
+    assert list(Store(kv).passed_over("slurp")) == []
+    assert held.delivered("bubble", "apollo") == 256
 
 
 def test_the_newest_hlc_is_that_of_all_projects(kv: KeyValue) -> None:
@@ -195,20 +225,23 @@ def read_all(kv: KeyValue) -> None:
             held.ledger(project_id, wal.decode(data).idem_key)
         for data in held.decisions(project_id, 0, 10**6):
             held.decision(msgspec.json.decode(data, type=decision.DecisionRecord).dr_id)
-    for waiting in held.pending((0, 0)):
-        assert held.record(waiting.project, waiting.seq)
+        list(held.submissions(project_id, 0))
+        held.delivered("bubble", project_id)
+    list(held.passed_over("bubble"))
     list(held.facts())
     list(held.rejections(None, None))
     assert held.meta("genesis")
 
 
-DAMAGED = ["meta", "project", "head", "ledger", "wal", "decision", "outbox", "rejection", "registry"]
+DAMAGED = ["meta", "project", "head", "ledger", "wal", "decision", "submission", "outbox", "rejection", "registry"]
 
 
 @pytest.mark.parametrize("family", DAMAGED)
 def test_a_flipped_bit_in_any_row_is_found_when_it_is_read(family: str) -> None:
     kv = MemoryKeyValue()
-    recorded(kv).reject(Refused(Code.STALE_STATE, ("old",), "apollo"), 1)
+    held = recorded(kv)
+    held.reject(Refused(Code.STALE_STATE, ("old",), "apollo"), 1)
+    noting(held, DeliveredItem("bubble", (("apollo", 1),)), PassedOverItem("bubble", "gemini", 1, "root", "too long"))
     read_all(kv)
     rng = Random(family)
     rows = [(key, value) for key, value in kv.iterate(Family(family)) if key not in layout.JOURNALED]
@@ -336,5 +369,7 @@ def test_keys_and_their_parts_are_one_to_one_and_sort_as_their_parts_do() -> Non
     places = [("a", 1), ("a", 2), ("a", 256), ("a-b", 1), ("b", 70_000)]
     assert [layout.record_of(layout.record(*place)) for place in places] == places
     assert sorted(layout.record(*place) for place in places) == [layout.record(*place) for place in places]
-    assert layout.outbox_of(layout.outbox(7, 3)) == (7, 3)
-    assert layout.outbox(2, 0) > layout.outbox(1, 99)
+    start, end = layout.passed_over_by("bubble")
+    assert start < layout.passed_over("bubble", "a", 2**63) < layout.passed_over("bubble", "b", 0) < end
+    assert not start <= layout.passed_over("slurp", "a", 1) < end
+    assert not start <= layout.delivered("bubble", "a") < end

@@ -17,6 +17,7 @@ from cluster.config import Config
 from cluster.egress import Blocked, Call, Outside, Unreachable
 from cluster.entropy import Entropy
 from cluster.providers.leading import Leading, Provider
+from cluster.storage.store import Store
 
 PACE_SECONDS = 0.02
 PATIENCE_SECONDS = 30.0
@@ -45,9 +46,9 @@ class Beacon:
             await leading.clock.sleep(PACE_SECONDS)
 
 
-def with_beacon(config: Config, outside: Outside, entropy: Entropy) -> Iterator[Provider]:
+def with_beacon(config: Config, outside: Outside, entropy: Entropy, store: Store) -> Iterator[Provider]:
     """What is configured, and the beacon."""
-    yield from _providers(config, outside, entropy)
+    yield from _providers(config, outside, entropy, store)
     yield Beacon(config.outbound.allow, outside)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
-from cluster.storage.lines import Lines
+from cluster.worker.ledger import FileLedger
 from cluster.worker.receive import Directories, receiver_app
 from cluster.worker.receiver import Receiver
 from tests.worker.test_receiver import DOWN, UP
@@ -22,7 +22,7 @@ from tests.worker.test_receiver import DOWN, UP
 async def served(root: Path, token: str = "") -> AsyncIterator[TestClient[Any, Any]]:
     assets = root / "assets"
     assets.mkdir(exist_ok=True)
-    ledger = Lines.open(root / "ledger.jsonl")
+    ledger = FileLedger.open(root / "ledger.jsonl")
     app = receiver_app(Receiver(ledger, Directories(assets), units=10), token)
     async with TestClient(TestServer(app)) as client:
         yield client
