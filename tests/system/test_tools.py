@@ -77,7 +77,7 @@ def configure(cluster: LiveCluster, search: ToolProcess, files: ToolProcess) -> 
         with (cluster.home(node) / "swoosh.toml").open("a") as config:
             config.write(f"""
 [mcp]
-interval_ms = 2000
+interval_ms = 4000
 
 [mcp.servers.search]
 url = "http://127.0.0.1:{search.port}/mcp"
