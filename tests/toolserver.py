@@ -12,6 +12,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import socket
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple, cast
@@ -121,6 +123,20 @@ async def serving(app: ASGIApp, port: int = 0) -> AsyncIterator[str]:
         await running
 
 
+def bound_when_free(port: int) -> socket.socket:
+    """The port, as soon as whoever has it now is gone."""
+    while True:
+        listener = socket.socket()
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(("127.0.0.1", port))
+            listener.listen()
+            return listener
+        except OSError:
+            listener.close()
+            time.sleep(0.05)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, required=True)
@@ -129,7 +145,8 @@ def main() -> None:
     parser.add_argument("--token", default="")
     asked = parser.parse_args()
     app = search_server(asked.version, token=asked.token).streamable_http_app()
-    uvicorn.run(of_era(app, asked.era), port=asked.port, log_level="error", ws="none")
+    server = uvicorn.Server(uvicorn.Config(of_era(app, asked.era), log_level="error", ws="none"))
+    server.run(sockets=[bound_when_free(asked.port)])
 
 
 if __name__ == "__main__":

@@ -25,34 +25,40 @@ DWELL_MS = 2_000
 
 
 class ToolProcess:
-    """A tool server on a port of its own, started and killed as a test likes."""
+    """A tool server on a port of its own, and its successor where there is one."""
 
     def __init__(self, era: str, token: str = "") -> None:
         self.era, self.token = era, token
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port: int = free.getsockname()[1]
-        self._process: subprocess.Popen[bytes] | None = None
+        self._processes: list[subprocess.Popen[bytes]] = []
 
-    async def start(self, version: str) -> None:
-        """Start it, and wait until it listens: one that fails five times in a row is left alone for half a minute."""
+    def start(self, version: str) -> None:
+        """Start it; it listens as soon as its port is free."""
         options = {"--port": str(self.port), "--version": version, "--era": self.era, "--token": self.token}
         command = [sys.executable, "-m", "tests.toolserver", *(word for option in options.items() for word in option)]
-        self._process = subprocess.Popen(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)})
+        self._processes.append(subprocess.Popen(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}))
+
+    async def listens(self) -> None:
+        """Wait for that: a server that fails five times in a row is left alone for half a minute."""
         async with asyncio.timeout(60):
-            while not self._listens():
-                assert self._process.poll() is None, "the tool server ended by itself"
+            while not self._answers():
                 await asyncio.sleep(0.1)
 
-    def _listens(self) -> bool:
+    def _answers(self) -> bool:
         with socket.socket() as caller:
             return caller.connect_ex(("127.0.0.1", self.port)) == 0
 
     def kill(self) -> None:
-        if self._process is not None:
-            self._process.send_signal(signal.SIGKILL)
-            self._process.wait()
-        self._process = None
+        """SIGKILL of the oldest that runs."""
+        process = self._processes.pop(0)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+
+    def close(self) -> None:
+        while self._processes:
+            self.kill()
 
 
 @pytest.fixture
@@ -60,7 +66,7 @@ def search() -> Iterator[ToolProcess]:
     """A modern server that wants a token."""
     tool = ToolProcess("modern", TOKEN)
     yield tool
-    tool.kill()
+    tool.close()
 
 
 @pytest.fixture
@@ -68,7 +74,7 @@ def files() -> Iterator[ToolProcess]:
     """An older server, with sessions."""
     tool = ToolProcess("legacy")
     yield tool
-    tool.kill()
+    tool.close()
 
 
 def configure(cluster: LiveCluster, search: ToolProcess, files: ToolProcess) -> None:
@@ -77,7 +83,7 @@ def configure(cluster: LiveCluster, search: ToolProcess, files: ToolProcess) -> 
         with (cluster.home(node) / "swoosh.toml").open("a") as config:
             config.write(f"""
 [mcp]
-interval_ms = 2000
+interval_ms = 1000
 
 [mcp.servers.search]
 url = "http://127.0.0.1:{search.port}/mcp"
@@ -132,8 +138,11 @@ async def test_a_council_is_ready_with_its_tools_while_they_answer_as_pinned(
 ) -> None:
     cluster = found("--windows", "always_open")
     configure(cluster, search, files)
-    await search.start("1.4.2")
-    await files.start("1.4.2")
+    search.start("1.4.2")
+    files.start("1.4.2")
+    await search.listens()
+    await files.listens()
+    search.start("2.0.0")
     cluster.start()
     stage = Stage(cluster)
     try:
@@ -150,16 +159,13 @@ async def test_a_council_is_ready_with_its_tools_while_they_answer_as_pinned(
             await council.hears("no fresh fact about tool other", {"other": "1"})
 
             search.kill()
-            await council.hears("tool search does not answer as it should: mcp at 127.0.0.1", {"search": "1.4.2"})
-            await council.hears("green", {"files": "1.4.2"})
-            await search.start("2.0.0")
-            await council.hears("green", {"search": ">=2"})
+            await council.hears("green", {"search": ">=2", "files": "1.4.2"})
 
             cluster.kill(stage.leader)
             await stage.follow()
             await council.hears("green", {"search": ">=2", "files": "1.4.2"})
             files.kill()
-            await council.hears("tool files does not answer as it should", {"files": "1.4.2"})
+            await council.hears("tool files does not answer as it should: mcp at 127.0.0.1", {"files": "1.4.2"})
             pins = {"content_hash": CONTENT, "pins": {"search": "2.0.0"}}
             await stage.act("proposer", "COUNCIL_TOOLING_SYNCED", pins)
             assert (await stage.region("Council"))["Phase"] == "READY"
