@@ -10,6 +10,7 @@ settings (swoosh/settings.py), and who the members are says the genesis; the fil
 from __future__ import annotations
 
 import os
+import re
 import signal
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -17,11 +18,15 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 import msgspec
 
 from cluster import faults
 from cluster.clock import Clock, ShiftedClock, SystemClock
+from cluster.providers.backbeat import Settings as Backbeat
+from cluster.providers.beats import AGENT_NAME, CLUSTER_NAME
+from cluster.providers.broker import Access
 from cluster.raft.install import BYTES_PER_SECOND
 from cluster.raft.replica import Timing
 from cluster.raft.retention import KEEP, Keep
@@ -92,6 +97,21 @@ class _Outbound(_Section, frozen=True):
     allow: tuple[str, ...] = ()
 
 
+class _Backbeat(_Section, frozen=True):
+    url: str = ""
+    cluster: str = ""
+    agent: str = ""
+    credentials: str = ""
+    authorities: str = ""
+    certificate: str = ""
+    certificate_key: str = ""
+    beat_subject: str = "backbeat.{cluster}.beat"
+    report_subject: str = "backbeat.{cluster}.report"
+    status_subject: str = "backbeat.status.{agent}"
+    key_header: str = "X-Backbeat-Key"
+    signature_header: str = "X-Backbeat-Signature"
+
+
 class _File(_Section, frozen=True, kw_only=True):
     """The TOML file. Every member can be set by a variable: ``http.listen`` is SWOOSH_HTTP_LISTEN."""
 
@@ -112,6 +132,7 @@ class _File(_Section, frozen=True, kw_only=True):
     install: _Install = _Install()
     disk: _Disk = _Disk()
     outbound: _Outbound = _Outbound()
+    backbeat: _Backbeat = _Backbeat()
 
 
 class Outbound(NamedTuple):
@@ -151,6 +172,7 @@ class Config:
         read_tokens: bearer tokens, one of which reads need; empty means that reads are open.
         disk_free_min: bytes of free space below which the node refuses proposals.
         outbound: how outside systems are reached.
+        backbeat: where beats come from; None where nowhere.
         notices: what the operator should hear at the start.
     """
 
@@ -176,6 +198,7 @@ class Config:
     read_tokens: tuple[str, ...] = ()
     disk_free_min: int = 256 << 20
     outbound: Outbound = NO_PROXY
+    backbeat: Backbeat | None = None
     notices: tuple[str, ...] = ()
 
     @property
@@ -387,8 +410,43 @@ def _resolve(file: _File, folder: Path, notices: tuple[str, ...]) -> Config:
             authorities=folder / file.outbound.authorities if file.outbound.authorities else None,
             allow=file.outbound.allow,
         ),
+        backbeat=_backbeat(file, folder),
         notices=notices,
     )
+
+
+def _backbeat(file: _File, folder: Path) -> Backbeat | None:
+    told = file.backbeat
+    if not told.url:
+        return None
+    agent = told.agent or file.cluster_id
+
+    def subject(text: str) -> str:
+        return text.replace("{cluster}", told.cluster).replace("{agent}", agent)
+
+    def path(name: str) -> Path | None:
+        return folder / name if name else None
+
+    return Backbeat(
+        urls=_urls(told.url),
+        cluster=told.cluster,
+        agent=agent,
+        beats=subject(told.beat_subject),
+        reports=subject(told.report_subject),
+        claims=subject(told.status_subject),
+        key_header=told.key_header,
+        signature_header=told.signature_header,
+        access=Access(
+            login=_secret(folder, "backbeat.credentials", told.credentials),
+            authorities=path(told.authorities or file.outbound.authorities),
+            certificate=path(told.certificate),
+            certificate_key=path(told.certificate_key),
+        ),
+    )
+
+
+def _urls(text: str) -> tuple[str, ...]:
+    return tuple(url.strip() for url in text.split(",") if url.strip())
 
 
 def _contradictions(file: _File) -> Iterator[str]:
@@ -412,6 +470,24 @@ def _contradictions(file: _File) -> Iterator[str]:
         yield "disk: free_min_mib is not negative; 0 fills the disk to the last byte"
     if file.projects_per_signer < 0:
         yield "projects_per_signer is not negative; 0 refuses nobody"
+    yield from _backbeat_faults(file.backbeat)
+
+
+def _backbeat_faults(told: _Backbeat) -> Iterator[str]:
+    if not told.url:
+        if told != _Backbeat():
+            yield "backbeat: url is missing, and without it there is no BACKBEAT"
+        return
+    for url in _urls(told.url):
+        parts = urlsplit(url)
+        if parts.scheme not in ("nats", "tls") or not parts.hostname:
+            yield f"backbeat.url: expected nats://host:port or tls://host:port, got {url[:80]!r}"
+        if parts.username is not None:
+            yield "backbeat.url: names and passwords belong in the file that backbeat.credentials names"
+    if not re.fullmatch(CLUSTER_NAME, told.cluster):
+        yield f"backbeat.cluster: expected the cluster_id of the frames, got {told.cluster[:80]!r}"
+    if told.agent and not re.fullmatch(AGENT_NAME, told.agent):
+        yield f"backbeat.agent: expected 1 to 128 of letters, digits, _ : -, got {told.agent[:80]!r}"
 
 
 def _secret(folder: Path, key: str, name: str) -> str:

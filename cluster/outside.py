@@ -11,15 +11,21 @@ from collections.abc import Iterator
 
 from cluster.clock import Clock
 from cluster.config import Config
-from cluster.egress import Gatekeeper, Outbound, Outside
+from cluster.egress import Gatekeeper, Outbound, Outside, address_of
 from cluster.entropy import Entropy
+from cluster.providers.backbeat import Backbeat
 from cluster.providers.leading import Provider
 from cluster.providers.license import LicenseFile
 
 
 def gatekeeper(config: Config, clock: Clock) -> Gatekeeper:
     """Whom this node may reach: the addresses of its configuration, and no others."""
-    return Gatekeeper(clock, config.outbound.allow)
+    return Gatekeeper(clock, (*config.outbound.allow, *map(address_of, _urls(config))))
+
+
+def _urls(config: Config) -> Iterator[str]:
+    if config.backbeat is not None:
+        yield from config.backbeat.urls
 
 
 def outbound(config: Config, keeper: Gatekeeper) -> Outbound:
@@ -32,3 +38,7 @@ def outbound(config: Config, keeper: Gatekeeper) -> Outbound:
 def providers(config: Config, outside: Outside, entropy: Entropy) -> Iterator[Provider]:
     """One for each system that is configured."""
     yield LicenseFile(config.license_path)
+    if config.backbeat is not None:
+        from cluster.providers.nats import Nats
+
+        yield Backbeat(config.backbeat, Nats(config.backbeat.access), outside, entropy)

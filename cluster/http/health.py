@@ -14,6 +14,7 @@ from aiohttp import web
 from cluster.http import problems
 from cluster.http.request import NODE, head_of, number, project_of
 from cluster.node import Node
+from cluster.providers.leading import Counting
 from cluster.raft.driver import Role
 from cluster.telemetry.metrics import Gauges
 from swoosh import state
@@ -126,6 +127,9 @@ def gauges(node: Node, *, watchers: int) -> Gauges:
         outbound_open=node.keeper.closed(None) is None,
         outbound_calls=node.keeper.counts,
         providers_well={provider.name: provider.trouble is None for provider in node.providers} if leads(node) else {},
+        providers_counts={
+            provider.name: provider.counts for provider in node.providers if isinstance(provider, Counting)
+        },
     )
 
 

@@ -11,8 +11,9 @@ to the outside but through `cluster.egress`. One that raises is started again af
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from cluster.answers import Answer
 from cluster.clock import Clock
@@ -43,6 +44,13 @@ class Provider(Protocol):
         ...
 
 
+@runtime_checkable
+class Counting(Protocol):
+    """A provider that counts what it sees, by words of a closed set."""
+
+    counts: Counter[str]
+
+
 class Leading:
     """A node's say in the term it leads."""
 
@@ -59,6 +67,18 @@ class Leading:
     def now_ms(self) -> int:
         """The stamp that an entry made now would get, in milliseconds."""
         return max(self.machine.position.stamp_us, self.clock.wall_us()) // 1000
+
+    @property
+    def principal(self) -> str:
+        """Whom the node signs as."""
+        return self._key.principal
+
+    def sign(self, data: bytes) -> str:
+        """The node's signature over a message of another system, base64url.
+
+        ``data`` is never a preimage of our own: those begin with ``swoosh/``, a JSON object does not.
+        """
+        return signing.sign(self._key.private, data)
 
     async def observe(self, kind: str, subject: str, body: dict[str, Any], *, lives_ms: int) -> Answer | None:
         """Put an observation made now on record; None where the board says the same and is fresh enough.
