@@ -58,19 +58,21 @@ class Band:
         self.applied: list[Applied] = []
         self.stuck: asyncio.Event | None = None
         """Entries wait for it, where there is one."""
-        self.provider = self.new_provider()
+        self.providers: list[Backbeat] = []
+        """One for each term, the newest last."""
         self._running: asyncio.Task[None] | None = None
 
     def license(self, *, lasts_ms: int, status: str = "active") -> None:
         """The authority's word."""
         self.solo.fact(*steer.license_fact(self.solo, status, lasts_ms))
 
-    def new_provider(self) -> Backbeat:
-        return Backbeat(SETTINGS, self.broker, self.gate, SeededEntropy(0))
+    @property
+    def provider(self) -> Backbeat:
+        return self.providers[-1]
 
     async def start(self) -> None:
         """A node begins to lead: its provider knows nothing but what is on record."""
-        self.provider = self.new_provider()
+        self.providers.append(Backbeat(SETTINGS, self.broker, self.gate, SeededEntropy(0)))
         key = NodeKey.of(self.solo.keys["probe"])
         leading = Leading(TERM, self.solo.machine, self.clock, key, self._submit)
         self._running = asyncio.ensure_future(self.provider.run(leading))
@@ -80,7 +82,7 @@ class Band:
         """It no longer leads."""
         assert self._running is not None
         self._running.cancel()
-        await self.pass_ms(2_000)
+        await self.turn()
         assert self._running.done()
 
     async def _submit(self, items: Sequence[Item], deadline: float) -> list[Answer]:
