@@ -46,7 +46,6 @@ CLEAR_SECONDS = 0.5
 """A standing line is ended so long before the license's grace is over."""
 CONNECTING_SECONDS = 15.0
 """Nor is one begun when that is nearer than connecting can take."""
-CLOSING_SECONDS = 1.0
 PAUSE_SECONDS = 2.0
 FIRST_TEMPO_MBPM = 1_000
 """Where no frame is on record: Pulse's default, 1 BPM."""
@@ -112,8 +111,7 @@ class Backbeat:
             await relay
         finally:
             relay.cancel()
-            closing = asyncio.ensure_future(line.close())
-            await done_by(leading.clock, leading.clock.monotonic() + CLOSING_SECONDS, closing)
+            await line.close()
 
     def _permit(self, leading: Leading, url: str, ahead_s: float) -> None:
         """Return if something may leave now, and so much longer.

@@ -11,6 +11,7 @@ would use for that is one more dependency for two calls.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import re
@@ -24,11 +25,13 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error, SecureConnWantedError
 
+from cluster.clock import SystemClock, done_by
 from cluster.egress import Unreachable, address_of
 from cluster.providers.broker import Access, Hear, Line
 
 STEP_SECONDS = 2
 """How long each of the steps of connecting may take: address, greeting, encryption, login, subscriptions."""
+CLOSE_SECONDS = 1.0
 PING_SECONDS = 5
 """A broker that has not answered two pings is gone."""
 _SEED_BYTES = 36  # two of prefix, the seed, two of checksum
@@ -44,9 +47,12 @@ class Nats:
 
     async def connect(self, url: str, subjects: Sequence[str], hear: Hear) -> Line:
         """As `Broker.connect`. ``tls://`` insists on TLS; with ``nats://`` it is as the broker says."""
-        line = _NatsLine(url)
         try:
-            await line.open(subjects, hear, self._access)
+            line = _NatsLine(url, self._access)
+        except (OSError, ValueError) as error:
+            raise Unreachable(f"backbeat at {address_of(url)}: {error}"[:300]) from None
+        try:
+            await line.open(subjects, hear)
         except (Error, OSError, ValueError, TimeoutError) as error:
             reason = line.named(error)
             await line.close()
@@ -55,11 +61,12 @@ class Nats:
 
 
 class _NatsLine:
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, access: Access) -> None:
         self._url = url
-        self._encrypted = urlsplit(url).scheme == "tls"
-        self._client = _Client(self._encrypted)
-        self._fault: Exception | None = None
+        self._context = _context(access) if urlsplit(url).scheme == "tls" else None
+        self._client = _Client(encrypted=self._context is not None)
+        self._credentials = self._client.credentials(access.login)
+        self._fault: BaseException | None = None
 
     @property
     def lost(self) -> str | None:
@@ -67,12 +74,12 @@ class _NatsLine:
             return None
         return self.named(Error("the line is lost"))
 
-    def named(self, error: Exception) -> str:
+    def named(self, error: BaseException) -> str:
         """What went wrong: the first cause that nats-py told of, where it told of one."""
         cause = self._fault or error
         return f"backbeat at {address_of(self._url)}: {type(cause).__name__} {cause}"[:300]
 
-    async def open(self, subjects: Sequence[str], hear: Hear, access: Access) -> None:
+    async def open(self, subjects: Sequence[str], hear: Hear) -> None:
         async def deliver(message: Msg) -> None:
             hear(message.data)
 
@@ -84,8 +91,8 @@ class _NatsLine:
             reconnect_time_wait=0,
             connect_timeout=STEP_SECONDS,
             ping_interval=PING_SECONDS,
-            tls=_context(access) if self._encrypted else None,
-            **self._client.credentials(access.login),
+            tls=self._context,
+            **self._credentials,
         )
         for subject in subjects:
             await self._client.subscribe(subject, cb=deliver)
@@ -98,17 +105,20 @@ class _NatsLine:
             raise Unreachable(self.named(error)) from None
 
     async def close(self) -> None:
-        try:
-            await self._client.close()
-        except (Error, OSError) as error:
-            await self._note(error)
+        """nats-py waits for ever for the end of a line whose encryption failed, so it is not waited for long."""
+        clock, closing = SystemClock(), asyncio.ensure_future(self._client.close())
+        await done_by(clock, clock.monotonic() + CLOSE_SECONDS, closing)
+        closing.cancel()
+        await asyncio.wait([closing])
+        if not closing.cancelled() and (error := closing.exception()) is not None:
+            self._fault = self._fault or error
 
     async def _note(self, error: Exception) -> None:
         self._fault = self._fault or error
 
 
 class _Client(Client):
-    def __init__(self, encrypted: bool) -> None:
+    def __init__(self, *, encrypted: bool) -> None:
         super().__init__()
         self._encrypted = encrypted
 

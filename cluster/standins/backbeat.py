@@ -198,12 +198,14 @@ async def play(
     """
     reverb, line = Reverb(), None
     heard = _told(_first(spans(score, clock.wall_us() // 1000), beats), span)
-    for sent in messages(score, heard):
-        await clock.sleep(max(0.0, sent.at_ms / 1000 - clock.wall_us() / 1_000_000))
-        message = reverb.counted(sent.message) if sent.subject == "report" else sent.message
-        line = await _say(broker, url, line, reverb, f"backbeat.{score.cluster}.{sent.subject}", message)
-    if line is not None:
-        await line.close()
+    try:
+        for sent in messages(score, heard):
+            await clock.sleep(max(0.0, sent.at_ms / 1000 - clock.wall_us() / 1_000_000))
+            message = reverb.counted(sent.message) if sent.subject == "report" else sent.message
+            line = await _say(broker, url, line, reverb, f"backbeat.{score.cluster}.{sent.subject}", message)
+    finally:
+        if line is not None:
+            await line.close()
 
 
 async def _say(
