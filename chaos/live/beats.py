@@ -1,0 +1,222 @@
+"""``python -m chaos.live.beats``: does a real cluster keep the windows of a real broker?
+
+Three nodes, a ``nats-server``, and a Pulse whose frames come late, twice, out of order or not at all, and whose tempo
+changes. A project goes round and round; its callers propose whenever they like. A third on the way the broker is
+restarted, two thirds on the way the leader is killed. Then the WAL records of the project, guard outcomes and all, are
+held against the music as it was played (`chaos.beats`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import datetime
+import signal
+import sys
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import msgspec
+
+from chaos import demo
+from chaos.beats import judge
+from chaos.demo import ARTIFACT, PLAN, PROJECT, ROLES, TASKS, Stage
+from chaos.live.cluster import LiveCluster, Trouble
+from chaos.live.nats import MISSING, NatsServer, is_installed
+from cluster.clock import SystemClock
+from cluster.config import packaged_chart
+from cluster.providers.broker import Access
+from cluster.providers.nats import Nats
+from cluster.standins.backbeat import PHASES, Score, Span, play
+from swoosh.client import Accepted, Refused
+from swoosh.wal import WalRecord
+
+REPORT = Path(__file__).resolve().parents[2] / "docs" / "reports" / "beats.jsonl"
+BAD_LUCK = Score(tempo_bpm=150.0, bar=4, jitter=0.3, loss=0.1, twice=0.1, disorder=0.1, tempo_every=8)
+PAUSE_SECONDS = 0.02
+TESTED = ("review", "reverb")
+"""The classes that must have been both entered and refused, or a run shows nothing."""
+
+
+class Result(msgspec.Struct, frozen=True):
+    """A line of the report. ``accepted`` and ``closed`` count proposals by time class: those on record, and those that
+    a window guard refused."""
+
+    date: str
+    beats: int
+    tempo_bpm: tuple[float, float]
+    score: dict[str, Any]
+    windows: int
+    leaders: int
+    accepted: dict[str, int]
+    closed: dict[str, int]
+    violations: tuple[str, ...]
+
+    @property
+    def thin(self) -> list[str]:
+        """The classes that were not put to the test."""
+        return [name for name in TESTED if not (self.accepted.get(name) and self.closed.get(name))]
+
+
+class Band(Stage):
+    """A project's cast, and the music they hear."""
+
+    def __init__(self, cluster: LiveCluster) -> None:
+        super().__init__(cluster)
+        self.played: list[Span] = []
+        self.closed: Counter[str] = Counter()
+        self.over = False
+        self._clock = SystemClock()
+
+    @property
+    def beat(self) -> int:
+        """How many have begun."""
+        now_ms = self._clock.wall_us() // 1000
+        return sum(span.phase == PHASES[0] and span.from_ms <= now_ms for span in self.played)
+
+    async def act(self, who: str, transition: str, inputs: Mapping[str, Any] | None = None, window: str = "") -> None:
+        """Propose again and again until it is accepted, or the music is over."""
+        while not self.over:
+            outcome = await self._clients[who].propose(
+                transition, inputs=inputs, project=PROJECT, window_id=await self._window_id(window), on_stale="resubmit"
+            )
+            if isinstance(outcome, Accepted):
+                return
+            if not isinstance(outcome, Refused) or outcome.failing_guard not in ("window_open", "new_window"):
+                raise Trouble(f"{transition} by {who}: {outcome}{self.cluster.logs()}")
+            self.closed[window if outcome.failing_guard == "window_open" else "next"] += 1
+            await asyncio.sleep(PAUSE_SECONDS)
+
+    async def records(self) -> list[dict[str, Any]]:
+        """The project's WAL."""
+        return [record async for record in self._clients["proposer"].wal(PROJECT)]
+
+    def stop(self, _: object) -> None:
+        """The music is over."""
+        self.over = True
+
+    async def show(self) -> None:
+        """Too much to read."""
+
+    async def _window_id(self, window: str) -> str:
+        if window == "reverb":
+            return str((await self.region("Execution"))["ActiveWindowID"])
+        now_ms = self._clock.wall_us() // 1000
+        begun = [span.window for span in self.played if span.from_ms <= now_ms]
+        return begun[-1] if window and begun else ""
+
+
+async def conduct(beats: int, score: Score, directory: Path) -> Result:
+    """One run in an empty directory."""
+    server = NatsServer(directory)
+    cluster = LiveCluster.create(directory / "cluster", "--windows", "backbeat")
+    url = f"nats://{server.address}"
+    try:
+        server.start()
+        cluster.start(environment={"SWOOSH_BACKBEAT_URL": url, "SWOOSH_BACKBEAT_CLUSTER": score.cluster})
+        band = Band(cluster)
+        try:
+            await band.follow()
+            for act in (demo.boot, demo.ingest, demo.elect, demo.provision):
+                await act(band)
+            await _play(band, server, url, score, beats)
+            await cluster.agreed()
+            return await _result(band, score, beats)
+        finally:
+            await band.close()
+    finally:
+        cluster.close()
+        server.stop(signal.SIGKILL)
+
+
+async def _play(band: Band, server: NatsServer, url: str, score: Score, beats: int) -> None:
+    """Until the music is over."""
+    music = asyncio.ensure_future(play(Nats(Access()), url, score, SystemClock(), beats=beats, span=band.played.append))
+    music.add_done_callback(band.stop)
+    try:
+        await _go_round(band, beats // 3)
+        server.stop(signal.SIGKILL)
+        server.start()
+        await _go_round(band, beats * 2 // 3)
+        victim = band.leader
+        band.cluster.kill(victim)
+        await band.follow()
+        await _go_round(band, beats)
+        band.cluster.start(victim)
+        await band.follow()
+        await music
+    finally:
+        music.cancel()
+
+
+async def _go_round(band: Band, until_beat: int) -> None:
+    """Whole turns of the loop, until so many beats have been played."""
+    while band.beat < until_beat and not band.over:
+        await _turn(band)
+
+
+async def _turn(band: Band) -> None:
+    for agent in ROLES.values():
+        await band.report("agent", band.principals([agent])[0], {"name": agent})
+    stands_on = await demo.agreement(band)
+    phase = (await band.region("Execution"))["Phase"]
+    if phase == "IDLE":
+        await band.act("proposer", "EXECUTION_BEGUN", stands_on, "plan")
+    tasks = {task: f"{task} it" for task in TASKS}
+    await band.act("proposer", "EXECUTION_PLAN_LOCKED", {**stands_on, "plan_hash": PLAN, "tasks": tasks}, "plan")
+    for task, agent in TASKS.items():
+        await band.act(agent, "EXECUTION_TASK_CLAIMED", {"task": task}, "work")
+        evidence = f"ucxl://{agent}:{task}@demo/result"
+        await band.act(agent, "EXECUTION_TASK_COMPLETED", {"task": task, "evidence": evidence}, "work")
+    await band.act("proposer", "EXECUTION_REVIEW_OPENED", {}, "review")
+    for agent in ROLES.values():
+        others = [task for task, owner in TASKS.items() if owner != agent]
+        await band.act(agent, "EXECUTION_APPROVAL_RECORDED", {"verdict": "approve", "tasks": others}, "review")
+    await band.act("proposer", "EXECUTION_APPROVED", {}, "reverb")
+    await band.act("proposer", "EXECUTION_SUBMITTED", {"plan_hash": PLAN, "artifacts": [ARTIFACT]}, "reverb")
+    await band.act("proposer", "EXECUTION_NEXT_WINDOW", {}, "plan")
+
+
+async def _result(band: Band, score: Score, beats: int) -> Result:
+    records = msgspec.convert(await band.records(), list[WalRecord])
+    kept = judge(records, band.played, packaged_chart())
+    tempi = [span.tempo_bpm for span in band.played]
+    return Result(
+        date=datetime.datetime.now(datetime.UTC).date().isoformat(),
+        beats=beats,
+        tempo_bpm=(min(tempi), max(tempi)),
+        score=score._asdict(),
+        windows=len({span.window for span in band.played}),
+        leaders=len({record.term for record in records}),
+        accepted=dict(kept.accepted),
+        closed=dict(band.closed),
+        violations=kept.violations,
+    )
+
+
+def main() -> int:
+    """Parse and go; 0 where the windows were kept, 1 where not, 3 where the run shows nothing."""
+    parser = argparse.ArgumentParser(prog="python -m chaos.live.beats")
+    parser.add_argument("--beats", type=int, default=500)
+    parser.add_argument("--tempo", type=float, default=BAD_LUCK.tempo_bpm, help="beats per minute to begin with")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--record", action="store_true", help="append to the committed report")
+    asked = parser.parse_args()
+    if not is_installed():
+        print(MISSING, file=sys.stderr)
+        return 3
+    with TemporaryDirectory() as directory:
+        score = BAD_LUCK._replace(tempo_bpm=asked.tempo, seed=asked.seed)
+        result = asyncio.run(conduct(asked.beats, score, Path(directory)))
+    print(msgspec.json.format(msgspec.json.encode(result)).decode())
+    if asked.record:
+        with REPORT.open("ab") as file:
+            file.write(msgspec.json.encode(result) + b"\n")
+    return 1 if result.violations else 3 if result.thin else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
