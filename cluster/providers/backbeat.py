@@ -205,8 +205,11 @@ class _Ear:
                 self._report = message
         elif message.cluster_id != self._cluster:
             return self._drop("foreign", f"a frame of cluster {message.cluster_id}")
-        elif self._frame is None or position(message) >= position(self._frame):
+        elif self._frame is None:
             self._frame = message
+        else:
+            self._counts["collapsed"] += 1
+            self._frame = max(self._frame, message, key=position)
         if self._woken is not None and not self._woken.done():
             self._woken.set_result(None)
 

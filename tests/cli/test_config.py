@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from cluster import config, faults
+from cluster import config, faults, outside
 from cluster.clock import ShiftedClock, SystemClock
 from cluster.config import Misconfigured
+from cluster.egress import Blocked
+from cluster.entropy import SeededEntropy
+from tests.cluster.band import Gate
 
 MEMBERS = {"node-1": ("127.0.0.1", 8201), "node-2": ("127.0.0.1", 8202)}
 
@@ -130,3 +133,56 @@ def test_what_stays_of_the_log_and_how_fast_a_snapshot_comes_may_be_set(file: Pa
     variables = {"SWOOSH_LOG_KEEP_ENTRIES": "20", "SWOOSH_LOG_KEEP_MIB": "1", "SWOOSH_INSTALL_MIB_PER_SECOND": "2"}
     found = config.load(file, variables)
     assert (found.keep.entries, found.keep.size, found.install_rate) == (20, 1 << 20, 2 << 20)
+
+
+BACKBEAT = """
+[backbeat]
+url = "nats://a:4222, tls://b"
+cluster = "lab"
+"""
+
+
+def test_a_system_that_no_section_names_does_not_exist(file: Path) -> None:
+    found = config.load(file, {})
+    assert found.backbeat is None
+    assert [provider.name for provider in outside.providers(found, Gate(), SeededEntropy(0))] == ["license"]
+
+
+def test_backbeat_is_told_where_and_as_whom(file: Path) -> None:
+    (file.parent / "login").write_text("swoosh:secret\n")
+    file.write_text(file.read_text() + BACKBEAT + 'credentials = "login"\nauthorities = "ca.pem"\n')
+    found = config.load(file, {"SWOOSH_BACKBEAT_AGENT": "choir:1"})
+    told = found.backbeat
+    assert told is not None and told.urls == ("nats://a:4222", "tls://b")
+    subjects = ("backbeat.lab.beat", "backbeat.lab.report", "backbeat.status.choir:1")
+    assert (told.beats, told.reports, told.claims) == subjects
+    assert told.access.login == "swoosh:secret" and told.access.authorities == file.parent / "ca.pem"
+    keeper = outside.gatekeeper(found, SystemClock())
+    keeper.closed = lambda project: None
+    keeper.permit("backbeat", "tls://b:4222")
+    with pytest.raises(Blocked):
+        keeper.permit("backbeat", "nats://b:4223")
+    names = [provider.name for provider in outside.providers(found, Gate(), SeededEntropy(0))]
+    assert names == ["license", "backbeat"]
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ('url = "http://a:4222"', "backbeat.url"),
+        ('url = "nats://"', "backbeat.url"),
+        ('url = "nats://swoosh:secret@a"', "backbeat.credentials"),
+        ('cluster = "two words"', "backbeat.cluster"),
+        ('cluster = ""', "backbeat.cluster"),
+        ('agent = "a.b"', "backbeat.agent"),
+        ('credentials = "nowhere"', "backbeat.credentials"),
+        ('url = ""', "url is missing"),
+        ('uri = "nats://a"', "unknown key backbeat.uri"),
+    ],
+)
+def test_what_backbeat_cannot_mean_is_refused(file: Path, text: str, fault: str) -> None:
+    name = text.partition(" ")[0]
+    kept = [line for line in BACKBEAT.splitlines() if not line.startswith(f"{name} ")]
+    file.write_text("\n".join([file.read_text(), *kept, text]))
+    with pytest.raises(Misconfigured, match=fault):
+        config.load(file, {})

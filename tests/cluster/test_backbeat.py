@@ -110,6 +110,7 @@ async def test_a_burst_collapses_to_the_newest(band: Band) -> None:
     band.stuck.set()
     await band.turn()
     assert band.recorded() == [(1, "plan"), (4, "plan")] and band.recorded("bar_report") == [3]
+    assert band.provider.counts["collapsed"] == 2
 
 
 async def test_the_frames_of_another_cluster_are_not_ours(band: Band) -> None:

@@ -7,6 +7,7 @@ import base64
 import binascii
 import json
 import signal
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
@@ -234,3 +235,18 @@ async def test_a_broker_that_denies_encryption_is_told_no_password() -> None:
     server.close()
     await server.wait_closed()
     assert not told
+
+
+async def test_the_stand_in_is_a_program(found: Found) -> None:
+    server = found.start()
+    member = Member(f"nats://{server.address}", ANYBODY)
+    running = asyncio.ensure_future(member.provider.run(member.leading))
+    await until(lambda: "no fresh beat" in (member.provider.trouble or ""), lambda: member.provider.trouble)
+    command = [sys.executable, "-m", "cluster.standins.backbeat", "--url", f"nats://{server.address}"]
+    done = await asyncio.create_subprocess_exec(*command, "--tempo", "600", "--bar", "2", "--beats", "5")
+    assert await done.wait() == 0
+    heard = ("beat", "late", "collapsed")
+    await until(lambda: sum(map(member.count, heard)) == 15, lambda: member.provider.counts)
+    assert member.report()["to_beat"] == 3
+    running.cancel()
+    await asyncio.wait([running])
