@@ -47,6 +47,8 @@ CLEAR_SECONDS = 0.5
 CONNECTING_SECONDS = 15.0
 """Nor is one begun when that is nearer than connecting can take."""
 PAUSE_SECONDS = 2.0
+PACE_SECONDS = 0.02
+"""The shortest phase there can be, a third of a beat at 1,000 BPM: who sends faster fills no log."""
 FIRST_TEMPO_MBPM = 1_000
 """Where no frame is on record: Pulse's default, 1 BPM."""
 MS_PER_BEAT_AT_1_MBPM = 60_000 * 1_000
@@ -145,6 +147,7 @@ class Backbeat:
         """Put what is heard on record, and answer each beat with a claim."""
         claimed = None
         while True:
+            await leading.clock.sleep(PACE_SECONDS)
             frame, report = await ear.newest()
             if report is not None:
                 await self._record(leading, "bar_report", report.body(), _life_ms(leading, None))
@@ -235,7 +238,8 @@ class _Ear:
 def position(said: BeatFrame | facts.Beat | BarReport | facts.BarReport) -> tuple[int, int]:
     """Where in the count a frame or a report stands."""
     if isinstance(said, BeatFrame | facts.Beat):
-        return said.beat_index, PHASES.index(said.phase)
+        rank = PHASES.index(said.phase) if said.phase in PHASES else -1  # another provider's word is not checked
+        return said.beat_index, rank
     return said.to_beat, 0
 
 

@@ -14,7 +14,7 @@ from cluster.clock import ManualClock
 from cluster.egress import Blocked, Call, Reply
 from cluster.entropy import SeededEntropy
 from cluster.nodekey import NodeKey
-from cluster.providers.backbeat import Backbeat, Settings
+from cluster.providers.backbeat import PACE_SECONDS, Backbeat, Settings
 from cluster.providers.broker import MemoryBroker
 from cluster.providers.leading import Leading
 from swoosh import facts
@@ -25,6 +25,7 @@ from swoosh.windows import BEAT_SUBJECT
 URL = "nats://127.0.0.1:4222"
 BEATS, REPORTS, CLAIMS = "backbeat.lab.beat", "backbeat.lab.report", "backbeat.status.swoosh"
 SETTINGS = Settings((URL,), "lab", "swoosh", BEATS, REPORTS, CLAIMS, "X-Key", "X-Signature")
+PACE_MS = round(PACE_SECONDS * 1000)
 TURNS = 12
 """Of the event loop, after which everyone waits for the clock again."""
 
@@ -77,6 +78,7 @@ class Band:
         leading = Leading(TERM, self.solo.machine, self.clock, key, self._submit)
         self._running = asyncio.ensure_future(self.provider.run(leading))
         await self.turn()
+        await self.pass_ms(PACE_MS)
 
     async def stop(self) -> None:
         """It no longer leads."""
@@ -110,9 +112,14 @@ class Band:
         return self.clock.wall_us() // 1000
 
     async def hear(self, message: Any, subject: str = BEATS) -> None:
+        """The broker delivers, and the provider is ready for more."""
+        self.say(message, subject)
+        await self.turn()
+        await self.pass_ms(PACE_MS)
+
+    def say(self, message: Any, subject: str = BEATS) -> None:
         """The broker delivers."""
         self.broker.say(subject, message if isinstance(message, bytes) else json.dumps(message).encode())
-        await self.turn()
 
     def held(self, kind: str = "beat") -> dict[str, Any] | None:
         known = self.solo.machine.registry.fact(kind, BEAT_SUBJECT)

@@ -56,7 +56,8 @@ async def play(score: Score, beats: int) -> Concert:
     for at_ms, what, message in sorted([*sent, *tries, *elections], key=lambda each: each[:2]):
         await band.pass_ms(at_ms - band.now_ms)
         if message is not None:
-            await band.hear(message.message, SUBJECTS[message.subject])
+            band.say(message.message, SUBJECTS[message.subject])
+            await band.turn()
         elif what == 1:
             propose(band.solo, played, entropy, closed)
         else:

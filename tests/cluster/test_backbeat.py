@@ -21,7 +21,7 @@ from cluster.standins import backbeat as standin
 from cluster.standins.backbeat import Span
 from swoosh import facts, signing, windows
 from swoosh.facts import Known
-from tests.cluster.band import CLAIMS, REPORTS, Band
+from tests.cluster.band import CLAIMS, PACE_MS, REPORTS, Band
 
 WINDOW, LATER = "a" * 32, "b" * 32
 BEAT_MS = 60_000
@@ -57,7 +57,7 @@ async def test_a_frame_becomes_a_fact_that_lives_as_long_as_the_window_is_known(
     (fact,) = band.facts
     assert (fact.kind, fact.subject, fact.gathered_term) == ("beat", "backbeat", 1)
     assert fact.expires_at - fact.observed_at == 2 * BEAT_MS, "two beats at its own tempo"
-    assert fact.body["tempo_mbpm"] == 1_000 and fact.body["deadline_at"] == band.now_ms + THIRD_MS
+    assert fact.body["tempo_mbpm"] == 1_000 and fact.body["deadline_at"] == fact.observed_at + THIRD_MS
     await band.pass_ms(100)
     assert band.provider.trouble is None
     assert windows.current(band.solo.machine.registry, band.now_ms) is not None
@@ -86,10 +86,9 @@ async def test_a_phase_that_is_over_opens_nothing(band: Band) -> None:
 
 async def test_a_pulse_that_begins_anew_is_believed_once_its_old_count_has_expired(band: Band) -> None:
     await band.hear(frame(band, 900))
-    await band.pass_ms(2 * BEAT_MS - 1)
+    await band.pass_ms(2 * BEAT_MS - 2 * PACE_MS)
     await band.hear(frame(band, 0))
     assert band.recorded() == [(900, "plan")] and band.provider.counts["backward"] == 1
-    await band.pass_ms(1)
     await band.hear(frame(band, 0, "execute"))
     assert band.recorded() == [(900, "plan"), (0, "execute")]
 
@@ -109,8 +108,27 @@ async def test_a_burst_collapses_to_the_newest(band: Band) -> None:
     assert not band.facts
     band.stuck.set()
     await band.turn()
+    await band.pass_ms(PACE_MS)
     assert band.recorded() == [(1, "plan"), (4, "plan")] and band.recorded("bar_report") == [3]
     assert band.provider.counts["collapsed"] == 2
+
+
+async def test_a_flood_of_frames_fills_no_log(band: Band) -> None:
+    for beat in range(500):
+        band.say(frame(band, beat))
+        await band.pass_ms(1)
+    assert 20 <= len(band.facts) <= 26, "one in 20 ms at most"
+    await band.pass_ms(20)
+    assert band.recorded()[-1] == (499, "plan")
+
+
+async def test_the_word_of_another_provider_is_judged_like_our_own(band: Band) -> None:
+    strange = facts.Beat("lab", 5, False, "coda", band.now_ms + 1, 0, WINDOW)
+    band.solo.fact("beat", "backbeat", msgspec.to_builtins(strange), by="probe")
+    await band.hear(frame(band, 4))
+    await band.hear(report(0, 3), REPORTS)
+    await band.hear(frame(band, 5))
+    assert band.recorded() == [(5, "plan")] and band.recorded("bar_report") == [3]
 
 
 async def test_the_frames_of_another_cluster_are_not_ours(band: Band) -> None:
