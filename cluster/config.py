@@ -479,15 +479,22 @@ def _backbeat_faults(told: _Backbeat) -> Iterator[str]:
             yield "backbeat: url is missing, and without it there is no BACKBEAT"
         return
     for url in _urls(told.url):
-        parts = urlsplit(url)
-        if parts.scheme not in ("nats", "tls") or not parts.hostname:
-            yield f"backbeat.url: expected nats://host:port or tls://host:port, got {url[:80]!r}"
-        if parts.username is not None:
+        if "@" in url:
             yield "backbeat.url: names and passwords belong in the file that backbeat.credentials names"
+        elif not _is_broker(url):
+            yield f"backbeat.url: expected nats://host:port or tls://host:port, got {url[:80]!r}"
     if not re.fullmatch(CLUSTER_NAME, told.cluster):
         yield f"backbeat.cluster: expected the cluster_id of the frames, got {told.cluster[:80]!r}"
     if told.agent and not re.fullmatch(AGENT_NAME, told.agent):
         yield f"backbeat.agent: expected 1 to 128 of letters, digits, _ : -, got {told.agent[:80]!r}"
+
+
+def _is_broker(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("nats", "tls") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 def _secret(folder: Path, key: str, name: str) -> str:

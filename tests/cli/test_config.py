@@ -171,6 +171,8 @@ def test_backbeat_is_told_where_and_as_whom(file: Path) -> None:
     [
         ('url = "http://a:4222"', "backbeat.url"),
         ('url = "nats://"', "backbeat.url"),
+        ('url = "nats://a:b"', "backbeat.url"),
+        ('url = "nats://[a"', "backbeat.url"),
         ('url = "nats://swoosh:secret@a"', "backbeat.credentials"),
         ('cluster = "two words"', "backbeat.cluster"),
         ('cluster = ""', "backbeat.cluster"),
