@@ -128,20 +128,29 @@ async def conduct(beats: int, score: Score, directory: Path) -> Result:
 
 
 async def _play(cast: Cast, server: NatsServer, url: str, score: Score, beats: int) -> None:
-    """So many beats, and until the project went round in each of the three parts."""
+    """The music goes on until the play is over; where it breaks off, nobody waits for a window any more."""
     music = asyncio.ensure_future(play(Nats(Access()), url, score, SystemClock(), span=cast.played.append))
+    acts = asyncio.ensure_future(_acts(cast, server, beats))
     try:
-        await _go_round(cast, beats // 3)
-        server.stop(signal.SIGKILL)
-        server.start()
-        await _go_round(cast, beats * 2 // 3)
-        victim = cast.leader
-        cast.cluster.kill(victim)
-        await cast.follow()
-        cast.cluster.start(victim)
-        await _go_round(cast, beats)
+        await asyncio.wait([music, acts], return_when=asyncio.FIRST_COMPLETED)
+        await (acts if acts.done() else music)
     finally:
         music.cancel()
+        acts.cancel()
+
+
+async def _acts(cast: Cast, server: NatsServer, beats: int) -> None:
+    """Three, of a third of the beats each. Before the second the broker is restarted, before the third the leader is
+    killed."""
+    await _go_round(cast, beats // 3)
+    server.stop(signal.SIGKILL)
+    server.start()
+    await _go_round(cast, beats * 2 // 3)
+    victim = cast.leader
+    cast.cluster.kill(victim)
+    await cast.follow()
+    cast.cluster.start(victim)
+    await _go_round(cast, beats)
 
 
 async def _go_round(cast: Cast, until_beat: int) -> None:

@@ -57,6 +57,9 @@ class Nats:
             reason = line.named(error)
             await line.close()
             raise Unreachable(reason) from None
+        except asyncio.CancelledError:
+            await line.close()
+            raise
         return line
 
 

@@ -237,6 +237,29 @@ async def test_a_broker_that_denies_encryption_is_told_no_password() -> None:
     assert not told
 
 
+async def test_who_gives_up_connecting_leaves_no_connection_behind() -> None:
+    """Leadership may go at any moment, also while a broker is taking its time."""
+    ended = asyncio.Event()
+
+    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        arrived.set()
+        await reader.read()
+        ended.set()
+        writer.close()
+
+    arrived = asyncio.Event()
+    server = await asyncio.start_server(say_nothing, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    connecting = asyncio.ensure_future(Nats(ANYBODY).connect(f"nats://127.0.0.1:{port}", (BEATS,), lambda data: None))
+    await arrived.wait()
+    connecting.cancel()
+    await asyncio.wait([connecting])
+    assert connecting.cancelled()
+    await until(ended.is_set, lambda: "the connection still stands")
+    server.close()
+    await server.wait_closed()
+
+
 async def test_the_stand_in_is_a_program(found: Found) -> None:
     server = found.start()
     member = Member(f"nats://{server.address}", ANYBODY)
