@@ -51,13 +51,16 @@ class Nats:
             line = _NatsLine(url, self._access)
         except (OSError, ValueError) as error:
             raise Unreachable(f"backbeat at {address_of(url)}: {error}"[:300]) from None
+        opening = asyncio.ensure_future(line.open(subjects, hear))
         try:
-            await line.open(subjects, hear)
+            await asyncio.wait([opening])
+            await opening
         except (Error, OSError, ValueError, TimeoutError) as error:
             reason = line.named(error)
             await line.close()
             raise Unreachable(reason) from None
         except asyncio.CancelledError:
+            await _end(opening)
             await line.close()
             raise
         return line
@@ -69,7 +72,7 @@ class _NatsLine:
         self._context = _context(access) if urlsplit(url).scheme == "tls" else None
         self._client = _Client(encrypted=self._context is not None)
         self._credentials = self._client.credentials(access.login)
-        self._fault: BaseException | None = None
+        self._fault: Exception | None = None
 
     @property
     def lost(self) -> str | None:
@@ -77,7 +80,7 @@ class _NatsLine:
             return None
         return self.named(Error("the line is lost"))
 
-    def named(self, error: BaseException) -> str:
+    def named(self, error: Exception) -> str:
         """What went wrong: the first cause that nats-py told of, where it told of one."""
         cause = self._fault or error
         return f"backbeat at {address_of(self._url)}: {type(cause).__name__} {cause}"[:300]
@@ -111,10 +114,7 @@ class _NatsLine:
         """nats-py waits for ever for the end of a line whose encryption failed, so it is not waited for long."""
         clock, closing = SystemClock(), asyncio.ensure_future(self._client.close())
         await done_by(clock, clock.monotonic() + CLOSE_SECONDS, closing)
-        closing.cancel()
-        await asyncio.wait([closing])
-        if not closing.cancelled() and (error := closing.exception()) is not None:
-            self._fault = self._fault or error
+        await _end(closing)
 
     async def _note(self, error: Exception) -> None:
         self._fault = self._fault or error
@@ -149,6 +149,15 @@ class _Client(Client):
         if colon:
             return {"user": user, "password": password}
         return {"token": login} if login else {}
+
+
+async def _end(task: asyncio.Future[None]) -> None:
+    """Cancel until it is done: `asyncio.wait_for` of Python 3.11, which nats-py awaits, may swallow a cancellation."""
+    while not task.done():
+        task.cancel()
+        await SystemClock().sleep(0)
+    if not task.cancelled():
+        task.exception()  # seen, so that nobody is told that it was not
 
 
 def _key_of(seed: str) -> Ed25519PrivateKey:
