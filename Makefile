@@ -54,6 +54,12 @@ TRANSITIONS ?= 100000
 growth: $(STAMP) ## Does a node grow with its history? (NODES= TRANSITIONS=; RECORD=1 appends to the report)
 	@$(BIN)/python -m chaos.live.growth --nodes $(NODES) --transitions $(TRANSITIONS) $(if $(RECORD),--record)
 
+BEATS ?= 500
+
+.PHONY: beats
+beats: $(STAMP) ## Do real nodes keep the windows of a real broker? (BEATS=; RECORD=1 appends to the report)
+	@$(BIN)/python -m chaos.live.beats --beats $(BEATS) $(if $(RECORD),--record)
+
 .PHONY: check
 check: $(STAMP) ## Style, types, import directions, dependencies
 	$(BIN)/ruff check

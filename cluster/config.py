@@ -27,6 +27,7 @@ from cluster import faults, sections
 from cluster.clock import Clock, ShiftedClock, SystemClock
 from cluster.nodekey import NodeKey
 from cluster.providers import kaching_wire
+from cluster.providers.backbeat import Settings as Backbeat
 from cluster.providers.environment import Hook
 from cluster.providers.mcp_probe import ToolServer
 from cluster.raft.install import BYTES_PER_SECOND
@@ -130,6 +131,7 @@ class _File(Section, frozen=True, kw_only=True):
     outbound: _Outbound = _Outbound()
     environment: sections.Environment = sections.Environment()
     kaching: sections.Kaching = sections.Kaching()
+    backbeat: sections.Backbeat = sections.Backbeat()
     mcp: sections.Mcp = sections.Mcp()
     bubble: sections.Bubble = sections.Bubble()
     slurp: sections.Slurp = sections.Slurp()
@@ -179,6 +181,7 @@ class Config:
         tool_servers: the MCP servers that are probed.
         bubble: where Decision Records go.
         slurp: where submission records go.
+        backbeat: where beats come from; None where nowhere.
         notices: what the operator should hear at the start.
     """
 
@@ -211,6 +214,7 @@ class Config:
     tool_servers: tuple[ToolServer, ...] = ()
     bubble: Sink = NOWHERE
     slurp: Sink = NOWHERE
+    backbeat: Backbeat | None = None
     notices: tuple[str, ...] = ()
 
     @property
@@ -473,11 +477,16 @@ def _resolve(file: _File, folder: Path, notices: tuple[str, ...]) -> Config:
         ),
         environment=file.environment.resolve(secret),
         kaching=file.kaching.resolve(secret),
+        backbeat=file.backbeat.resolve(secret, folder, file.cluster_id, file.outbound.authorities),
         tool_servers=file.mcp.resolve(secret),
         bubble=file.bubble.resolve(secret, folder),
         slurp=file.slurp.resolve(secret, folder),
         notices=(*notices, *file.kaching.notices()),
     )
+
+
+def _urls(text: str) -> tuple[str, ...]:
+    return tuple(url.strip() for url in text.split(",") if url.strip())
 
 
 def _contradictions(file: _File) -> Iterator[str]:
@@ -504,7 +513,7 @@ def _contradictions(file: _File) -> Iterator[str]:
     for text in file.outbound.allow:
         if _address_fault(text):
             yield f"outbound.allow: expected host:port, got {text[:80]!r}"
-    for section in (file.environment, file.kaching, file.mcp, file.bubble, file.slurp):
+    for section in (file.environment, file.kaching, file.backbeat, file.mcp, file.bubble, file.slurp):
         yield from section.faults()
 
 

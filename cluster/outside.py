@@ -15,6 +15,7 @@ from cluster.config import Config
 from cluster.egress import Gatekeeper, Http, Outside, address_of
 from cluster.entropy import Entropy
 from cluster.providers import bubble, sinks, slurp
+from cluster.providers.backbeat import Backbeat
 from cluster.providers.bubble import Decisions
 from cluster.providers.environment import Environments
 from cluster.providers.kaching import Kaching
@@ -50,6 +51,10 @@ def providers(config: Config, outside: Outside, entropy: Entropy, store: Store) 
         yield Kaching(config.kaching, config.node_id, outside, entropy)
     if config.environment is not None:
         yield Environments(config.environment, outside, entropy)
+    if config.backbeat is not None:
+        from cluster.providers.nats import Nats
+
+        yield Backbeat(config.backbeat, Nats(config.backbeat.access), outside, entropy)
     yield from (ToolProbe(server, outside) for server in config.tool_servers)
     yield PolicyInForce(config.policy)
     yield from outboxes(config, outside, store, redact=Scanner(config.policy).redact)
@@ -78,5 +83,7 @@ def _urls(config: Config) -> Iterator[str]:
         yield config.kaching.url
     if config.environment is not None:
         yield config.environment.url
+    if config.backbeat is not None:
+        yield from config.backbeat.urls
     yield from (server.url for server in config.tool_servers)
     yield from (sink.url for sink in (config.bubble, config.slurp) if sink.url)

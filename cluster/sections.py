@@ -7,6 +7,7 @@ who is handed their name.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -15,7 +16,9 @@ from urllib.parse import quote, urlsplit
 
 import msgspec
 
-from cluster.providers import bubble, kaching_wire, slurp
+from cluster.providers import backbeat, bubble, kaching_wire, slurp
+from cluster.providers.beats import AGENT_NAME, CLUSTER_NAME
+from cluster.providers.broker import Access
 from cluster.providers.environment import Hook
 from cluster.providers.mcp_probe import ToolServer
 from cluster.providers.templates import Template
@@ -124,6 +127,71 @@ class Kaching(Section, frozen=True):
             yield "kaching.url: the client secret travels in clear; use https in production"
 
 
+class Backbeat(Section, frozen=True):
+    """``[backbeat]``: the NATS servers, and what beats, reports and claims are called there."""
+
+    url: str = ""
+    cluster: str = ""
+    agent: str = ""
+    credentials: str = ""
+    authorities: str = ""
+    certificate: str = ""
+    certificate_key: str = ""
+    beat_subject: str = "backbeat.{cluster}.beat"
+    report_subject: str = "backbeat.{cluster}.report"
+    status_subject: str = "backbeat.status.{agent}"
+    key_header: str = "X-Backbeat-Key"
+    signature_header: str = "X-Backbeat-Signature"
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        return tuple(url.strip() for url in self.url.split(",") if url.strip())
+
+    def faults(self) -> Iterator[str]:
+        if not self.url:
+            if self != Backbeat():
+                yield "backbeat: url is missing, and without it there is no BACKBEAT"
+            return
+        for url in self.urls:
+            if "@" in url:
+                yield "backbeat.url: names and passwords belong in the file that backbeat.credentials names"
+            elif not _is_broker(url):
+                yield f"backbeat.url: expected nats://host:port or tls://host:port, got {url[:80]!r}"
+        if not re.fullmatch(CLUSTER_NAME, self.cluster):
+            yield f"backbeat.cluster: expected the cluster_id of the frames, got {self.cluster[:80]!r}"
+        if self.agent and not re.fullmatch(AGENT_NAME, self.agent):
+            yield f"backbeat.agent: expected 1 to 128 of letters, digits, _ : -, got {self.agent[:80]!r}"
+
+    def resolve(self, secret: Opener, folder: Path, cluster_id: str, authorities: str) -> backbeat.Settings | None:
+        """`cluster_id` is what the cluster is called there by default, `authorities` whom the node trusts elsewhere."""
+        if not self.url:
+            return None
+        agent = self.agent or cluster_id
+
+        def subject(text: str) -> str:
+            return text.replace("{cluster}", self.cluster).replace("{agent}", agent)
+
+        def path(name: str) -> Path | None:
+            return folder / name if name else None
+
+        return backbeat.Settings(
+            urls=self.urls,
+            cluster=self.cluster,
+            agent=agent,
+            beats=subject(self.beat_subject),
+            reports=subject(self.report_subject),
+            claims=subject(self.status_subject),
+            key_header=self.key_header,
+            signature_header=self.signature_header,
+            access=Access(
+                login=secret("backbeat.credentials", self.credentials),
+                authorities=path(self.authorities or authorities),
+                certificate=path(self.certificate),
+                certificate_key=secret("backbeat.certificate_key", self.certificate_key),
+            ),
+        )
+
+
 class Tool(Section, frozen=True):
     """One of ``[mcp.servers]``."""
 
@@ -205,3 +273,11 @@ def is_no_url(text: str) -> bool:
     except ValueError:
         return True
     return parts.scheme not in ("http", "https") or not named or "@" in parts.netloc or bool(parts.fragment)
+
+
+def _is_broker(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("nats", "tls") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False

@@ -107,15 +107,15 @@ def _harden(context: ssl.SSLContext, credentials: Credentials) -> None:
     context.verify_mode = ssl.CERT_REQUIRED
     context.verify_flags |= ssl.VERIFY_X509_STRICT
     context.load_verify_locations(cafile=str(credentials.authority))
-    load_key(context, credentials)
+    load_key(context, credentials.certificate, credentials.key)
 
 
-def load_key(context: ssl.SSLContext, credentials: Credentials) -> None:
+def load_key(context: ssl.SSLContext, certificate: Path, key: bytes) -> None:
     """The library reads keys from files alone; a pipe is one that never was on a disk. A key fits into its buffer."""
     reader, writer = os.pipe()
     try:
         with open(writer, "wb") as file:
-            file.write(credentials.key)
-        context.load_cert_chain(certfile=str(credentials.certificate), keyfile=f"/dev/fd/{reader}")
+            file.write(key)
+        context.load_cert_chain(certfile=str(certificate), keyfile=f"/dev/fd/{reader}")
     finally:
         os.close(reader)

@@ -47,7 +47,7 @@ class Beat(Body, frozen=True):
 
 
 class BarReport(Body, frozen=True):
-    """A BACKBEAT bar report (INT-C). Subject: the window id it closes."""
+    """The newest BACKBEAT bar report (INT-C). Subject: ``backbeat``; one for each bar would never end."""
 
     window_id: str
     from_beat: int

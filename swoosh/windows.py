@@ -160,10 +160,13 @@ def _offset(schedule: dict[str, Any], now_ms: int) -> int:
 
 
 def _ended(active: str, window: Window, board: Board) -> Opening:
-    """BACKBEAT says when a window is over, by its report or by a frame of another; a tide lists reverb itself."""
+    """BACKBEAT says when a window is over, by its report or by a frame of another; a tide lists reverb itself.
+
+    The newest report is enough: where a window has an older one, the newest frame is of a later window.
+    """
     if board.setting("window_source") == "tidal" or window.id != active:
         return Opening(True, f"reverb of window {active} is open: {window.why}", window.facts)
-    report = board.fact("bar_report", active)
+    report = board.fact("bar_report", BEAT_SUBJECT)
     if report is not None and report.body["window_id"] == active:
         return Opening(True, f"window {active} has its bar report", (*window.facts, report.digest))
     why = f"window {active} has not ended; its bar report or a frame of a later window is needed"

@@ -214,6 +214,12 @@ PLACES = (
         advice="go through cluster/egress.py, which knows whether the license allows it",
     ),
     Place(
+        thing="NATS",
+        names="nats",
+        homes=("cluster/providers/nats.py",),
+        advice="take a Broker, and ask Outside.permit before anything leaves",
+    ),
+    Place(
         thing="metrics",
         names="prometheus_client",
         homes=("cluster/telemetry/metrics.py",),

@@ -14,6 +14,7 @@ from aiohttp import web
 from cluster.http import problems
 from cluster.http.request import NODE, head_of, number, project_of
 from cluster.node import Node
+from cluster.providers.leading import Counting
 from cluster.providers.outbox import Outbox
 from cluster.raft.driver import Role
 from cluster.telemetry.metrics import Gauges
@@ -149,6 +150,9 @@ def gauges(node: Node, *, watchers: int) -> Gauges:
         outbound_calls=node.keeper.counts,
         outboxes=outboxes_of(node) or {},
         providers_well={provider.name: provider.trouble is None for provider in node.providers} if leads(node) else {},
+        providers_counts={
+            provider.name: provider.counts for provider in node.providers if isinstance(provider, Counting)
+        },
     )
 
 

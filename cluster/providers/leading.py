@@ -12,8 +12,9 @@ to the outside but through `cluster.egress`. One that raises is started again af
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from cluster.answers import Answer
 from cluster.clock import Clock
@@ -50,11 +51,30 @@ class Provider(Protocol):
         ...
 
 
+@runtime_checkable
+class Counting(Protocol):
+    """A provider that counts what it sees, by words of a closed set."""
+
+    counts: Counter[str]
+
+
 class Voice:
     """A node's signed word, whether it leads or not."""
 
     def __init__(self, machine: Machine, clock: Clock, key: NodeKey) -> None:
         self.machine, self.clock, self._key = machine, clock, key
+
+    @property
+    def principal(self) -> str:
+        """Whom the node signs as."""
+        return self._key.principal
+
+    def sign(self, data: bytes) -> str:
+        """The node's signature over a message of another system, base64url.
+
+        ``data`` is never a preimage of our own: those begin with ``swoosh/``, a JSON object does not.
+        """
+        return signing.sign(self._key.private, data)
 
     def proposal(
         self, project: Project, transition: str, inputs: dict[str, Any], *, key: str, window_id: str = ""

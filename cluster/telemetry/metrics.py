@@ -74,6 +74,7 @@ class Gauges(NamedTuple):
     outbound_calls: Mapping[tuple[str, str], int] = {}
     providers_well: Mapping[str, bool] = {}
     outboxes: Mapping[str, Mapping[str, float]] = {}
+    providers_counts: Mapping[str, Mapping[str, int]] = {}
 
 
 class Metrics:
@@ -235,6 +236,11 @@ def _gauges(now: Gauges) -> Iterator[Metric]:
     for name, is_well in now.providers_well.items():
         well.add_metric([name], is_well)
     yield well
+    seen = CounterMetricFamily("swoosh_provider_seen", "What a provider saw since start", labels=["provider", "what"])
+    for name, counts in now.providers_counts.items():
+        for what, count in sorted(counts.items()):
+            seen.add_metric([name, what], count)
+    yield seen
     yield from _outboxes(now.outboxes)
 
 

@@ -14,6 +14,7 @@ from cluster.egress import Blocked
 from cluster.entropy import SeededEntropy
 from cluster.providers.environment import Hook
 from cluster.providers.mcp_probe import ToolServer
+from tests.cluster.band import Gate
 from tests.sealed import seal_for
 
 MEMBERS = {"node-1": ("127.0.0.1", 8201), "node-2": ("127.0.0.1", 8202)}
@@ -220,3 +221,62 @@ def test_what_is_decided_goes_nowhere_unless_a_sink_is_named(file: Path) -> None
     assert found.bubble == sections.Sink(path=file.parent / "d.jsonl")
     assert found.slurp == sections.Sink(url="https://s.example/x", token="secret", fields={"who.by": "submitted_by"})
     assert list(outside.gatekeeper(found, SystemClock())._allowed) == ["s.example:443"]
+
+
+BACKBEAT = """
+[backbeat]
+url = "nats://a:4222, tls://b"
+cluster = "lab"
+"""
+
+
+def test_a_system_that_no_section_names_does_not_exist(file: Path) -> None:
+    found = config.load(file, {})
+    assert found.backbeat is None
+    found_providers = outside.providers(found, Gate(), SeededEntropy(0), cast(Any, None))
+    assert [provider.name for provider in found_providers] == ["license", "policy"]
+        "license",
+        "policy",
+    ]
+
+
+def test_backbeat_is_told_where_and_as_whom(file: Path) -> None:
+    seal_for(file.parent, "login.age", "swoosh:secret\n")
+    file.write_text(file.read_text() + BACKBEAT + 'credentials = "login.age"\nauthorities = "ca.pem"\n')
+    found = config.load(file, {"SWOOSH_BACKBEAT_AGENT": "choir:1"})
+    told = found.backbeat
+    assert told is not None and told.urls == ("nats://a:4222", "tls://b")
+    subjects = ("backbeat.lab.beat", "backbeat.lab.report", "backbeat.status.choir:1")
+    assert (told.beats, told.reports, told.claims) == subjects
+    assert told.access.login == "swoosh:secret" and told.access.authorities == file.parent / "ca.pem"
+    keeper = outside.gatekeeper(found, SystemClock())
+    keeper.closed = lambda project: None
+    keeper.permit("backbeat", "tls://b:4222")
+    with pytest.raises(Blocked):
+        keeper.permit("backbeat", "nats://b:4223")
+    names = [provider.name for provider in outside.providers(found, Gate(), SeededEntropy(0), cast(Any, None))]
+    assert names == ["license", "backbeat", "policy"]
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ('url = "http://a:4222"', "backbeat.url"),
+        ('url = "nats://"', "backbeat.url"),
+        ('url = "nats://a:b"', "backbeat.url"),
+        ('url = "nats://[a"', "backbeat.url"),
+        ('url = "nats://swoosh:secret@a"', "backbeat.credentials"),
+        ('cluster = "two words"', "backbeat.cluster"),
+        ('cluster = ""', "backbeat.cluster"),
+        ('agent = "a.b"', "backbeat.agent"),
+        ('credentials = "nowhere"', "backbeat.credentials"),
+        ('url = ""', "url is missing"),
+        ('uri = "nats://a"', "unknown key backbeat.uri"),
+    ],
+)
+def test_what_backbeat_cannot_mean_is_refused(file: Path, text: str, fault: str) -> None:
+    name = text.partition(" ")[0]
+    kept = [line for line in BACKBEAT.splitlines() if not line.startswith(f"{name} ")]
+    file.write_text("\n".join([file.read_text(), *kept, text]))
+    with pytest.raises(Misconfigured, match=fault):
+        config.load(file, {})

@@ -34,7 +34,7 @@ def frame(phase: str = "plan", window: str = "w1", *, beat: int = 7, left_ms: in
 
 
 def report(window: str) -> Known:
-    return fact("bar_report", window, window_id=window, from_beat=0, to_beat=7)
+    return fact("bar_report", "backbeat", window_id=window, from_beat=0, to_beat=7)
 
 
 def opening(window_class: str, named: str, *facts: Known, active: str = "", now_ms: int = NOW, **settings: Any) -> Any:
@@ -117,8 +117,7 @@ def test_reverb_names_the_active_window_only() -> None:
 
 
 def test_the_bar_report_of_another_window_ends_nothing() -> None:
-    forged = fact("bar_report", "w1", window_id="w0", from_beat=0, to_beat=7)
-    assert not opening("reverb", "w1", frame(window="w1"), forged, active="w1").ok
+    assert not opening("reverb", "w1", frame(window="w1"), report("w0"), active="w1").ok
 
 
 def test_frames_of_a_revoked_provider_count_as_never_heard() -> None:

@@ -32,7 +32,7 @@ def outbox(desk: Desk) -> Outbox:
     note = PassedOverItem("bubble", "apollo", 7, "root", "422 too long")
     store.commit(Applied(Position(1, 1, 1), notes=(note,)))
     made = Outbox(Decisions(store, nothing_redacted), NoSink(), store)
-    desk.providers = (made,)  # type: ignore[assignment]
+    desk.providers = (made,)
     return made
 
 

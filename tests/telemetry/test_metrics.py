@@ -1,6 +1,7 @@
 """The exposition, sample by sample: the brief's names and label sets exactly, and nothing a caller could blow up."""
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 
 from cluster.telemetry.metrics import Gauges, Metrics
@@ -148,3 +149,11 @@ def test_nodes_of_one_process_do_not_share_counts() -> None:
     one, other = metrics(), metrics()
     one.on_applied(applied(accepted()))
     assert samples(other)['swoosh_transition_total{transition="PROJECT_CREATED"}'] == 0
+
+
+def test_what_providers_saw_is_counted_by_kind() -> None:
+    metrics = Metrics(CHART)
+    metrics.observe(lambda: GAUGES._replace(providers_counts={"backbeat": Counter(late=2, beat=7)}))
+    found = samples(metrics)
+    assert found['swoosh_provider_seen_total{provider="backbeat",what="late"}'] == 2
+    assert found['swoosh_provider_seen_total{provider="backbeat",what="beat"}'] == 7

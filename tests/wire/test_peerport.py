@@ -83,7 +83,7 @@ async def test_the_same_request_on_a_public_listener_comes_from_no_peer(
 ) -> None:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(papers.nodes["n1"].authority))
     context.verify_mode = ssl.CERT_OPTIONAL
-    tls.load_key(context, papers.nodes["n1"])
+    tls.load_key(context, papers.nodes["n1"].certificate, papers.nodes["n1"].key)
     site = web.TCPSite(application, "127.0.0.1", 0, ssl_context=context if secure else None)
     await site.start()
     _, port = application.addresses[0]
