@@ -235,9 +235,6 @@ def test_a_system_that_no_section_names_does_not_exist(file: Path) -> None:
     assert found.backbeat is None
     found_providers = outside.providers(found, Gate(), SeededEntropy(0), cast(Any, None))
     assert [provider.name for provider in found_providers] == ["license", "policy"]
-        "license",
-        "policy",
-    ]
 
 
 def test_backbeat_is_told_where_and_as_whom(file: Path) -> None:
