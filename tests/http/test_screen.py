@@ -72,6 +72,8 @@ async def test_a_request_with_a_secret_quarantines_its_project_and_goes_no_furth
     assert [(each.code, each.transition) for each in desk.store.refused] == [
         (Code.QUARANTINED, "INGESTION_SOURCES_RESOLVED")
     ]
+    [noted] = (await ask.get("/rejections")).body["rejections"]
+    assert noted["findings"] == reply.body["findings"] and noted["signer"] == KEYS["proposer"].principal
     metrics = await ask.get("/metrics")
     assert 'swoosh_policy_findings_total{verdict="quarantine"} 1.0' in metrics.text
     assert "swoosh_quarantine_total 1.0" in metrics.text
