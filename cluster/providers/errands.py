@@ -39,11 +39,6 @@ class Errands:
         self._last: dict[str, _Last] = {}
 
     @property
-    def full(self) -> bool:
-        """Whether no other can begin now."""
-        return len(self._running) >= AT_ONCE
-
-    @property
     def trouble(self) -> str | None:
         """The first trouble by name, and how many more there are."""
         troubled = sorted((name, last.trouble) for name, last in self._last.items() if last.trouble is not None)
@@ -57,7 +52,7 @@ class Errands:
         be due again; it raises Trouble, Blocked or Unreachable where it could not be done."""
         last = self._last.get(name)
         is_due = last is None or last.again_at <= self._clock.monotonic()
-        if is_due and not self.full and name not in self._running:
+        if is_due and name not in self._running and len(self._running) < AT_ONCE:
             self._running[name] = asyncio.ensure_future(self._do(name, errand))
 
     def forget(self, name: str) -> None:
