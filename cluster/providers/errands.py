@@ -16,6 +16,8 @@ from cluster.entropy import Entropy
 
 AT_ONCE = 16
 PAUSE_MIN_SECONDS, PAUSE_MAX_SECONDS = 2.0, 30.0
+DOUBLINGS_MAX = 8
+"""An outage of a day must not count on until the number is none that a clock knows."""
 
 
 class Trouble(Exception):
@@ -77,7 +79,7 @@ class Errands:
         except Blocked as error:  # nothing was tried, and looking again costs nothing
             pause, trouble = PAUSE_MIN_SECONDS, str(error)
         except (Trouble, Unreachable) as error:
-            pause = min(PAUSE_MAX_SECONDS, PAUSE_MIN_SECONDS * 2**failures)
-            failures, trouble = failures + 1, str(error)
+            pause, trouble = min(PAUSE_MAX_SECONDS, PAUSE_MIN_SECONDS * 2**failures), str(error)
+            failures = min(failures + 1, DOUBLINGS_MAX)
         spread = 0.5 + 0.5 * self._entropy.random() if trouble else 1.0
         self._last[name] = _Last(self._clock.monotonic() + pause * spread, failures, trouble)
