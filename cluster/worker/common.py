@@ -35,9 +35,10 @@ class Step(NamedTuple):
 
 
 class Wait(NamedTuple):
-    """Nothing is due until others have moved: for what, in words."""
+    """Nothing is due until others have moved: for what, in words, and after how many seconds to look again."""
 
     what: str
+    seconds: float = LOOK_SECONDS
 
 
 class Done(NamedTuple):
@@ -64,14 +65,14 @@ async def work(client: Client, project: str, decide: Decide, *, clock: Clock, sa
     """
     said = ""
     while True:
-        waits = None
+        waits, pause = None, LOOK_SECONDS
         try:
             seen = await client.state(project)
             due = await decide(seen)
             match due:
                 case Done():
                     return due
-                case Wait(what):
+                case Wait(what, pause):
                     waits = f"waiting for {what}"
                 case Step():
                     waits = await _take(client, project, seen, due, say)
@@ -80,7 +81,7 @@ async def work(client: Client, project: str, decide: Decide, *, clock: Clock, sa
         if waits is not None:
             if waits != said:
                 say(waits)
-            await clock.sleep(LOOK_SECONDS)
+            await clock.sleep(pause)
         said = waits or ""
 
 
