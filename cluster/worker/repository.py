@@ -227,6 +227,7 @@ class _Process:
             raise Unreachable(f"git {self._name} ended too early") from None
         finally:
             task.cancel()
+            await asyncio.wait([task])  # a stream has one reader at a time
 
     async def ended(self, clock: Clock, seconds: float) -> None:
         """Wait for its end. Raises Unreachable unless it succeeded."""
@@ -240,9 +241,9 @@ class _Process:
         """End it and what it started, if it still runs."""
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        self._said.cancel()
-        with suppress(asyncio.CancelledError):
-            await self._said
+        while await self.stdout.read(_LINE_BYTES_MAX):
+            pass  # a pipe is closed once it has been read to its end
+        await self._said
         await self._process.wait()
         with suppress(ConnectionError):
             self.stdin.close()
