@@ -28,19 +28,20 @@ async def get_windows(request: web.Request) -> web.Response:
         return problems.absent(wanted, state.GENESIS_HASH)
     if not isinstance(project.regions, state.ProjectRegions):
         raise Malformed(f"{wanted} has no windows")
-    board, now_ms = node.machine.registry, node.clock.wall_us() // 1000
-    window, active = windows.current(board, now_ms), project.regions.execution.active_window_id
+    found = outlook(project.regions.execution.active_window_id, node.machine.registry, node.clock.wall_us() // 1000)
+    return problems.ok({"project": wanted, **found, **provenance(request)})
+
+
+def outlook(active: str, board: windows.Board, now_ms: int) -> dict[str, Any]:
+    """What is open now to a project that was last active in the window ``active``."""
+    window = windows.current(board, now_ms)
     current = None if window is None else window.id
-    return problems.ok(
-        {
-            "project": wanted,
-            "source": board.setting("window_source"),
-            "window_id": current,
-            "active_window_id": active,
-            "classes": {name: _opening(name, current, active, board, now_ms) for name in WINDOW_CLASSES},
-            **provenance(request),
-        }
-    )
+    return {
+        "source": board.setting("window_source"),
+        "window_id": current,
+        "active_window_id": active,
+        "classes": {name: _opening(name, current, active, board, now_ms) for name in WINDOW_CLASSES},
+    }
 
 
 def _opening(name: str, current: str | None, active: str, board: windows.Board, now_ms: int) -> dict[str, Any]:

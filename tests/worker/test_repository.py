@@ -62,7 +62,7 @@ async def test_what_names_no_ref_is_not_asked_for_twice(repository: Repository, 
 
 
 async def test_a_repository_that_is_not_there_says_so(tmp_path: Path) -> None:
-    with pytest.raises(Unreachable, match="does not (appear|exist)"):
+    with pytest.raises(Unreachable, match=r"does not (appear|exist)"):
         await git().resolve(repository_of(str(tmp_path / "nothing")), "main")
 
 
@@ -139,7 +139,7 @@ async def test_a_tree_that_unfolds_without_end_is_unfit(repository: Repository, 
 async def test_a_server_that_says_nothing_is_given_up() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
-        with pytest.raises(Unreachable, match="longer than 0.5 s"):
+        with pytest.raises(Unreachable, match=r"longer than 0\.5 s"):
             await git(Bounds(seconds=0.5)).resolve(f"git://127.0.0.1:{port}/a.git", "main")
 
 
