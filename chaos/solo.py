@@ -43,7 +43,7 @@ PEOPLE: dict[str, tuple[str, ...]] = {
     "ed": ("elector",),
     "eli": ("elector",),
     "eva": ("elector",),
-    "n1": ("node",),
+    "n1": ("node", "provider:*"),
     "probe": ("provider:*",),
     "scan": ("provider:policy",),
 }

@@ -22,6 +22,7 @@ import msgspec
 
 from cluster import faults
 from cluster.clock import Clock, ShiftedClock, SystemClock
+from cluster.providers.environment import Hook
 from cluster.raft.install import BYTES_PER_SECOND
 from cluster.raft.replica import Timing
 from cluster.raft.retention import KEEP, Keep
@@ -92,6 +93,13 @@ class _Outbound(_Section, frozen=True):
     allow: tuple[str, ...] = ()
 
 
+class _Environment(_Section, frozen=True):
+    url: str = ""
+    token: str = ""
+    timeout_ms: int = 5_000
+    every_ms: int = 5_000
+
+
 class _File(_Section, frozen=True, kw_only=True):
     """The TOML file. Every member can be set by a variable: ``http.listen`` is SWOOSH_HTTP_LISTEN."""
 
@@ -112,6 +120,7 @@ class _File(_Section, frozen=True, kw_only=True):
     install: _Install = _Install()
     disk: _Disk = _Disk()
     outbound: _Outbound = _Outbound()
+    environment: _Environment = _Environment()
 
 
 class Outbound(NamedTuple):
@@ -151,6 +160,7 @@ class Config:
         read_tokens: bearer tokens, one of which reads need; empty means that reads are open.
         disk_free_min: bytes of free space below which the node refuses proposals.
         outbound: how outside systems are reached.
+        environment: who provisions and takes back; None where nobody does.
         notices: what the operator should hear at the start.
     """
 
@@ -176,6 +186,7 @@ class Config:
     read_tokens: tuple[str, ...] = ()
     disk_free_min: int = 256 << 20
     outbound: Outbound = NO_PROXY
+    environment: Hook | None = None
     notices: tuple[str, ...] = ()
 
     @property
@@ -387,8 +398,16 @@ def _resolve(file: _File, folder: Path, notices: tuple[str, ...]) -> Config:
             authorities=folder / file.outbound.authorities if file.outbound.authorities else None,
             allow=file.outbound.allow,
         ),
+        environment=_hook(file.environment, folder),
         notices=notices,
     )
+
+
+def _hook(section: _Environment, folder: Path) -> Hook | None:
+    if not section.url:
+        return None
+    token = _secret(folder, "environment.token", section.token)
+    return Hook(section.url, token, section.timeout_ms / 1000, section.every_ms / 1000)
 
 
 def _contradictions(file: _File) -> Iterator[str]:
@@ -410,6 +429,10 @@ def _contradictions(file: _File) -> Iterator[str]:
         yield "http: rates are not negative; 0 refuses nobody"
     if file.disk.free_min_mib < 0:
         yield "disk: free_min_mib is not negative; 0 fills the disk to the last byte"
+    if file.environment.url and not file.environment.url.startswith(("http://", "https://")):
+        yield f"environment.url: expected http:// or https://, got {file.environment.url[:80]!r}"
+    if min(file.environment.timeout_ms, file.environment.every_ms) < 1:
+        yield "environment: timeout_ms and every_ms are at least 1"
     if file.projects_per_signer < 0:
         yield "projects_per_signer is not negative; 0 refuses nobody"
 

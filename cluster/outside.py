@@ -11,15 +11,16 @@ from collections.abc import Iterator
 
 from cluster.clock import Clock
 from cluster.config import Config
-from cluster.egress import Gatekeeper, Outbound, Outside
+from cluster.egress import Gatekeeper, Outbound, Outside, address_of
 from cluster.entropy import Entropy
+from cluster.providers.environment import Environments
 from cluster.providers.leading import Provider
 from cluster.providers.license import LicenseFile
 
 
 def gatekeeper(config: Config, clock: Clock) -> Gatekeeper:
     """Whom this node may reach: the addresses of its configuration, and no others."""
-    return Gatekeeper(clock, config.outbound.allow)
+    return Gatekeeper(clock, {*config.outbound.allow, *_addresses(config)})
 
 
 def outbound(config: Config, keeper: Gatekeeper) -> Outbound:
@@ -32,3 +33,10 @@ def outbound(config: Config, keeper: Gatekeeper) -> Outbound:
 def providers(config: Config, outside: Outside, entropy: Entropy) -> Iterator[Provider]:
     """One for each system that is configured."""
     yield LicenseFile(config.license_path)
+    if config.environment is not None:
+        yield Environments(config.environment, outside, entropy)
+
+
+def _addresses(config: Config) -> Iterator[str]:
+    if config.environment is not None:
+        yield address_of(config.environment.url)

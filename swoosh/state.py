@@ -146,7 +146,8 @@ class Council(Region, frozen=True):
 class Asset(Item, frozen=True):
     """One provisioned thing and where its effect stands.
 
-    ``state``: ALLOCATED, REQUESTED, CONFIRMED, REVERTING or REVERTED. ``effect`` names the request a receiver answers.
+    ``state``: ALLOCATED, REQUESTED, CONFIRMED, REVERTING or REVERTED. ``effect`` names the request a receiver answers,
+    ``index`` is where in the log it was made: a receiver never goes back behind one (docs/reference/effect-hooks.md).
     """
 
     state: str
@@ -154,6 +155,7 @@ class Asset(Item, frozen=True):
     units: int
     effect: str = ""
     receipt: str = ""
+    index: int = 0
 
 
 class Environment(Region, frozen=True):

@@ -60,6 +60,11 @@ class Leading:
         """The stamp that an entry made now would get, in milliseconds."""
         return max(self.machine.position.stamp_us, self.clock.wall_us()) // 1000
 
+    @property
+    def caught_up(self) -> bool:
+        """Whether all that former leaders committed is applied here: an entry of this term is."""
+        return self.machine.position.term == self.term
+
     async def observe(self, kind: str, subject: str, body: dict[str, Any], *, lives_ms: int) -> Answer | None:
         """Put an observation made now on record; None where the board says the same and is fresh enough.
 

@@ -56,8 +56,17 @@ Decide = Callable[[State | None], Awaitable[Step | Wait | Done]]
 is repeated where the proposal was not accepted: it must be idempotent. Raises GaveUp."""
 
 
-async def work(client: Client, project: str, decide: Decide, *, clock: Clock, say: Callable[[str], None]) -> Done:
-    """Decide and propose until done. ``say`` hears every step, and every reason to wait, once.
+async def work(
+    client: Client,
+    project: str,
+    decide: Decide,
+    *,
+    regions: Sequence[str] = (),
+    clock: Clock,
+    say: Callable[[str], None],
+) -> Done:
+    """Decide and propose until done. ``regions`` are those that ``decide`` looks at, default all; ``say`` hears every
+    step, and every reason to wait, once.
 
     Raises:
         GaveUp: the cluster refused for good, or ``decide`` gave up.
@@ -67,7 +76,7 @@ async def work(client: Client, project: str, decide: Decide, *, clock: Clock, sa
     while True:
         waits, pause = None, LOOK_SECONDS
         try:
-            seen = await client.state(project)
+            seen = await client.state(project, projection=regions)
             due = await decide(seen)
             match due:
                 case Done():

@@ -185,9 +185,9 @@ def allocate(c: Context) -> Mapping[str, Any]:
 
 @effect
 def saga_step(c: Context) -> Mapping[str, Any]:
-    """The asset enters the step's state, under the request's name or with the answer's receipt."""
+    """The asset enters the step's state, under the request's name and place in the log or with the answer's receipt."""
     step, assets, sent = _STEPS[c.transition.name], c.regions.environment.assets, c.inputs
-    news = {"effect": sent.effect} if step.requests else {"receipt": sent.receipt}
+    news = {"effect": sent.effect, "index": c.log_index} if step.requests else {"receipt": sent.receipt}
     return _moved(c, assets=assets.set(sent.asset, replace(assets[sent.asset], state=step.target, **news)))
 
 

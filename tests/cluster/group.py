@@ -22,6 +22,7 @@ from cluster.egress import Gatekeeper, Unreachable
 from cluster.entropy import SeededEntropy
 from cluster.node import REDUCER_VERSION, Node
 from cluster.nodekey import NodeKey
+from cluster.providers.leading import Provider
 from cluster.raft import install
 from cluster.raft.journal import Journal
 from cluster.raft.replica import Timing
@@ -90,6 +91,7 @@ class NodeHost(OurHost):
         self.store = self.place.store
         store = StateStore(self.store)
         donor = Donor(self.name, self.shelf, self.clock)
+        keeper = Gatekeeper(self.clock, self.cluster.reachable)
         self.node = Node(
             config=replace(
                 _config(self.name, people),
@@ -123,7 +125,8 @@ class NodeHost(OurHost):
             entropy=SeededEntropy(f"{self.cluster.seed}/{self.name}/{self.life}"),
             checkpoint_every=self.cluster.checkpoint_every,
             free_bytes=lambda: self.free_bytes,
-            keeper=Gatekeeper(self.clock, ()),
+            keeper=keeper,
+            providers=self.cluster.providers(self, keeper),
         )
         ended = self.node._ended
         self.node._ended = lambda task: self.run(lambda: ended(task))  # type: ignore[method-assign]
@@ -189,10 +192,13 @@ class Group(Cluster):
         snapshots: Callable[..., Snapshots] = Snapshots,
         bytes_per_second: int = install.BYTES_PER_SECOND,
         projects_per_signer: int = 0,
+        providers: Callable[[NodeHost, Gatekeeper], Sequence[Provider]] = lambda host, keeper: (),
+        reachable: Sequence[str] = (),
         **how: Any,
     ) -> None:
         """`keep` is what stays of each log, `snapshots` how each node takes them, `bytes_per_second` how fast it
-        fetches one."""
+        fetches one. `providers` says which a host has at each of its starts, `reachable` what they may reach."""
+        self.providers, self.reachable = providers, reachable
         self.projects_per_signer = projects_per_signer
         names = tuple(f"n{number}" for number in range(nodes))
         self.people = Solo(the_chart(), nodes=nodes)

@@ -111,6 +111,16 @@ def test_an_unconfirmed_effect_is_reverted_under_a_name_of_its_own() -> None:
     assert (gone.state, gone.effect, gone.receipt) == ("REVERTED", "undo-vm", h("receipt"))
 
 
+def test_where_in_the_log_an_effect_was_asked_for_is_state() -> None:
+    """A name may be used again in a later allocation; its place in the log may not."""
+    asked = after(step(REQUESTED, "vm", "do-vm", of(vm="ALLOCATED"))._replace(log_index=7))
+    assert asked.environment.assets["vm"].index == 7
+    answered = after(step(CONFIRMED, "vm", "do-vm", asked)._replace(log_index=9))
+    assert answered.environment.assets["vm"].index == 7
+    taken_back = after(step(REVERT_REQUESTED, "vm", "undo-vm", answered)._replace(log_index=12))
+    assert taken_back.environment.assets["vm"].index == 12
+
+
 @given(st.lists(st.tuples(st.sampled_from((REQUESTED, CONFIRMED, REVERT_REQUESTED, REVERTED)), st.sampled_from("abc"))))
 def test_whatever_is_tried_at_most_one_effect_is_in_flight(tries: list[tuple[str, str]]) -> None:
     regions = of(a="ALLOCATED", b="ALLOCATED", c="ALLOCATED")
