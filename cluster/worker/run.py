@@ -20,16 +20,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cluster.worker.brief import NoPlan, Plan, plan_of
-from cluster.worker.common import LOOK_SECONDS, Done, GaveUp, Step, Wait
+from cluster.worker.common import Done, GaveUp, Step, Wait
 from cluster.worker.corpus import Corpus, Missing
 from cluster.worker.holds import held
+from cluster.worker.windows import in_window
 from swoosh import canonical
 from swoosh.client import Client, State
 from swoosh.client.transport import Clock
 from swoosh.hashing import PREFIX
 
-WINDOW_SECONDS_MAX = 10.0
-"""A schedule may be changed while one waits for it."""
 BRIEF_BYTES_MAX = 1 << 20
 
 
@@ -137,12 +136,7 @@ class Run:
     # --- leaves -------------------------------------------------------------------------------------------------------
 
     async def _in_window(self, name: str, regions: dict[str, Any], due: Step) -> Step | Wait:
-        """The step in the window that a class needs, once it is open."""
-        opening = (await self._client.windows(self._project)).classes[name]
-        if not opening.open:
-            soon = (opening.opens_in_ms or 0) / 1000
-            return Wait(f"the {name} window to open", min(max(soon, LOOK_SECONDS), WINDOW_SECONDS_MAX))
-        return due._replace(window_id=opening.window_id or _named(regions))
+        return await in_window(self._client, self._project, name, due, chosen=_named(regions))
 
     def _plan_for(self, content: str) -> Plan:
         orders = self._orders
