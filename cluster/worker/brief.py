@@ -18,7 +18,7 @@ from swoosh import limits
 from swoosh.hashing import digest
 
 _FENCE = re.compile(r"\s*(```+|~~~+)")
-_ITEM = re.compile(r"\s*[-*+]\s+\[ \]\s+(?P<text>.*?)(?:\s*\{#(?P<mark>[^{}\s]+)\})?\s*")
+_ITEM = re.compile(r"\s*[-*+]\s+\[ \]\s+(?P<text>\S.*)")
 _NAME_CHARS = 64
 
 
@@ -61,10 +61,17 @@ def _open_items(markdown: str) -> list[tuple[str, str]]:
             fence = "" if opening and opening[1].startswith(fence) else fence
         elif opening:
             fence = opening[1]
-        elif (item := _ITEM.fullmatch(line)) and item["text"]:
-            title = item["text"][: limits.TEXT_CHARS_MAX]
-            found.append((title, _name_of(item["mark"] or title)))
+        elif item := _ITEM.match(line):
+            title, mark = _marked(item["text"].rstrip())
+            found.append((title[: limits.TEXT_CHARS_MAX], _name_of(mark or title)))
     return found
+
+
+def _marked(text: str) -> tuple[str, str]:
+    """A title and the name it is marked with, empty where there is no mark."""
+    title, opening, mark = text.rpartition("{#")
+    is_mark = opening and title.strip() and mark.endswith("}") and not any(c in " {}" for c in mark[:-1])
+    return (title.rstrip(), mark[:-1]) if is_mark else (text, "")
 
 
 def _name_of(text: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from chaos import steer
 from cluster.clock import SystemClock
 from cluster.config import inherited
 from cluster.worker.common import Done, GaveUp, Step, Wait
@@ -19,7 +20,7 @@ from cluster.worker.ingest import Ingest, nothing_against
 from cluster.worker.repository import INHERITED, Bounds, Git, Source, repository_of
 from swoosh.client import State
 from tests.worker.gits import Repository
-from tests.worker.world import World
+from tests.worker.world import World, seen
 
 Decide = Callable[[State | None], Awaitable[Step | Wait | Done]]
 
@@ -115,8 +116,7 @@ async def test_content_that_is_lost_in_mid_build_is_fetched_again(desk: Desk) ->
 
 async def step(desk: Desk, worker: Ingest) -> None:
     """One decision of a worker, proposed."""
-    project, regions = desk.world.solo.head(), desk.world._state("default")
-    due = await worker.decide(State(project, "", 1, "n1", "n1", "linearizable", regions["projection"]))
+    due = await worker.decide(seen(desk.world))
     assert isinstance(due, Step)
     desk.world.solo.propose(due.transition, due.inputs, signer="ivy")
 
@@ -222,8 +222,6 @@ async def test_a_follower_without_a_version_waits_for_another_commit(desk: Desk)
 async def test_nothing_is_indexed_under_a_running_plan(desk: Desk) -> None:
     await desk.ingest()
     while desk.world.regions.execution.phase != "WORK":
-        from chaos import steer
-
         steer.step(desk.world.solo)
     desk.upstream.commit({"README.md": "two\n"})
     assert await desk.ingest(follow=True) is None

@@ -70,7 +70,9 @@ class Stage:
                 inputs = {"asset": name, "effect": asset.effect, "receipt": self.solo.named(asset.effect)}
                 assert isinstance(self.solo.propose(f"ENVIRONMENT_EFFECT_{done}", inputs), Accepted)
 
-    async def go(self, decide: Callable[[], Awaitable[Step | Wait | Done]], *, each: Callable[[], object] = lambda: None) -> Done:
+    async def go(
+        self, decide: Callable[[], Awaitable[Step | Wait | Done]], *, each: Callable[[], object] = lambda: None
+    ) -> Done:
         for _ in range(60):
             each()
             due = await decide()

@@ -21,7 +21,7 @@ from cluster.http import problems
 from cluster.http.windows import outlook
 from cluster.worker.common import Done, work
 from swoosh import state
-from swoosh.client import Client, Key
+from swoosh.client import Client, Key, State
 from swoosh.client.transport import Reply
 from swoosh.entry import ProposalItem
 
@@ -59,8 +59,7 @@ class World(SystemClock):
 
     async def run(self, signer: str, decider: Callable[[Client], Any]) -> Done:
         """A worker from its start to its end, or to its death."""
-        key = Key(self.solo.keys[signer])
-        async with Client(["http://solo"], key=key, clock=self, entropy=_Even(), transport=_Wire(self)) as client:
+        async with sdk(self, signer) as client:
             return await work(client, PROJECT, decider(client), clock=self, say=self.said.append)
 
     @property
@@ -135,6 +134,17 @@ class World(SystemClock):
             "consistency": "linearizable",
             "projection": projection | {"Control": state.control(state.as_project(held.regions))},
         }
+
+
+def sdk(world: World, signer: str) -> Client:
+    """A client of the world."""
+    key = Key(world.solo.keys[signer])
+    return Client(["http://solo"], key=key, clock=world, entropy=_Even(), transport=_Wire(world))
+
+
+def seen(world: World, project: str = PROJECT) -> State:
+    """The project as a worker sees it."""
+    return msgspec.convert(world.answer("GET", f"http://solo/state?project={project}", None)[1], State)
 
 
 def _is_workers(record: dict[str, Any]) -> bool:
