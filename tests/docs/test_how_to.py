@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 
 from chaos.solo import Solo, the_chart
 from chaos.steer import drive
+from cluster.cli import main
 from swoosh import canonical, state
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,6 +29,26 @@ def test_the_code_of_a_page_runs(name: str) -> None:
     assert code
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def commands(page: str) -> list[list[str]]:
+    """Every `swoosh` command of a page's shell blocks, as words."""
+    blocks = re.findall(r"```sh\n(.*?)```", (PAGES / page).read_text(encoding="utf-8"), re.DOTALL)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("swoosh ")]
+
+
+@pytest.mark.parametrize("words", commands("run-the-workers.md"), ids=" ".join)
+def test_the_commands_of_a_page_exist_with_their_options(words: list[str]) -> None:
+    command: click.Command = main
+    while isinstance(command, click.Group):
+        found = command.get_command(click.Context(command), words.pop(0))
+        assert found is not None
+        command = found
+    known = {name for each in command.params for name in (*each.opts, *each.secondary_opts)}
+    needed = {each.opts[0] for each in command.params if each.required and each.opts[0].startswith("--")}
+    given = {word for word in words if word.startswith("--")}
+    assert needed <= given <= known
 
 
 def answer(solo: Solo, project: str) -> bytes:

@@ -13,7 +13,6 @@ import pytest
 from chaos import demo
 from chaos.demo import PROJECT, ROLES, Play
 from cluster.worker.brief import plan_of
-from cluster.worker.corpus import Corpus
 from swoosh.client import Refused
 
 WORKERS = {
@@ -41,9 +40,8 @@ async def look(stage: Play) -> None:
     plan = plan_of(demo.BRIEF)
     assert execution["Phase"] == "PLAN" and execution["History"] == [plan.plan_hash]
     assert stage.work.find(ingestion["ContentHash"], "BRIEF.md").decode() == demo.BRIEF
-    (submission,) = execution["Submissions"]
-    delivery = Corpus.document(stage.work, submission["Artifacts"][0].removeprefix("sha256-"))
-    assert all(f'"{name}":{{"evidence":"ucxl://' in delivery.decode() for name in plan.tasks)
+    delivery = await demo.delivered(stage)
+    assert (delivery["plan_hash"], delivery["tasks"].keys()) == (plan.plan_hash, plan.tasks.keys())
     assert (stage.assets / "assets" / PROJECT / "runner").is_dir()
     await look_at_the_log(stage)
     await look_at_the_keys(stage)
