@@ -250,8 +250,13 @@ async def elect(stage: Play) -> None:
         "votes": votes,
     }
     await stage.propose("operator", "COUNCIL_QUORUM_CERT", certificate)
-    async with stage.cluster.client("provider") as client:
-        await client.fact("tool", TOOL, {"reachable": True, "version": TOOL_VERSION})
+
+    async def tools_pinned() -> bool | None:
+        async with stage.cluster.client("provider") as client:
+            await client.fact("tool", TOOL, {"reachable": True, "version": TOOL_VERSION})
+        return True if (await stage.region("Council"))["Phase"] == "READY" else None
+
+    await stage.until("the council's tools", tools_pinned)
 
 
 async def kill_the_leader(stage: Play) -> None:

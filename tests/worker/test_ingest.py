@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -171,9 +172,33 @@ async def test_a_follower_waits_for_a_repository_out_of_reach(desk: Desk) -> Non
     assert desk.names() == [] and "the repository: git ls-remote" in desk.world.said[-1]
 
 
-async def test_somebody_else_s_ingestion_is_left_alone(desk: Desk) -> None:
-    desk.world.solo.propose("INGESTION_SOURCES_RESOLVED", {"sources": ["ucxl://chorus:spec@demo/brief"]}, signer="ivy")
-    with pytest.raises(GaveUp, match="at work on ucxl://chorus:spec@demo/brief, not on file://"):
+async def test_a_follower_waits_for_a_commit_that_cannot_be_fetched_now(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, bounds=Bounds(total_bytes=50_000))
+    desk.upstream.commit({"noise": Random(1).randbytes(100_000)})
+    assert await desk.ingest(follow=True) is None
+    assert desk.region.phase == "FETCH" and "the repository: git fetch" in desk.world.said[-1]
+
+
+async def test_a_follower_gives_up_a_commit_that_is_gone(desk: Desk) -> None:
+    gone = Source(desk.url, "0" * 39 + "1")
+    desk.world.solo.propose("INGESTION_SOURCES_RESOLVED", {"sources": [str(gone)]}, signer="ivy")
+    assert await desk.ingest(follow=True) is None
+    assert desk.names()[1:3] == ["FAILED", "SOURCES_RESOLVED"] and desk.region.phase == "READY"
+
+
+@pytest.mark.parametrize("source", ["ucxl://chorus:spec@demo/brief", f"git+https://example.org/a.git@{'a' * 40}"])
+async def test_somebody_else_s_ingestion_is_left_alone(desk: Desk, source: str) -> None:
+    desk.world.solo.propose("INGESTION_SOURCES_RESOLVED", {"sources": [source]}, signer="ivy")
+    with pytest.raises(GaveUp, match="at work on .*, not on file://"):
+        await desk.ingest()
+
+
+async def test_content_that_its_source_does_not_have_fails(desk: Desk) -> None:
+    """Somebody said that other bytes were fetched."""
+    other = "sha256-" + "0" * 64
+    await step(desk, desk.worker())
+    desk.world.solo.propose("INGESTION_FETCHED", {"content_hash": other}, signer="ivy")
+    with pytest.raises(GaveUp, match=f"its content is sha256-.*, not {other}"):
         await desk.ingest()
 
 

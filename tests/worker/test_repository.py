@@ -87,6 +87,7 @@ def test_a_source_reads_back_from_its_text() -> None:
     [
         ("https://ada:secret@example.org/a.git", "credentials"),
         ("https://token@example.org/a.git", "credentials"),
+        ("ssh://ada:secret@example.org/a.git", "credentials"),
         ("ext::sh -c touch", "without spaces"),
         ("ext::sh", "ext"),
         ("ftp://example.org/a", "ftp:// is not offered"),
