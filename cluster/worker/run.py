@@ -98,7 +98,7 @@ class Run:
             plan = self._plan_for(stands_on["content_hash"])
         except NoPlan as error:
             return self._rest(str(error))
-        if False:
+        if plan.plan_hash in execution["History"]:
             return self._rest(f"plan {plan.plan_hash} was delivered")
         lock = {**stands_on, **self._orders.terms, "plan_hash": plan.plan_hash, "tasks": plan.tasks}
         return await self._in_window("plan", regions, Step("EXECUTION_PLAN_LOCKED", lock))

@@ -189,7 +189,7 @@ async def test_a_follower_gives_up_a_commit_that_is_gone(desk: Desk) -> None:
 @pytest.mark.parametrize("source", ["ucxl://chorus:spec@demo/brief", f"git+https://example.org/a.git@{'a' * 40}"])
 async def test_somebody_else_s_ingestion_is_left_alone(desk: Desk, source: str) -> None:
     desk.world.solo.propose("INGESTION_SOURCES_RESOLVED", {"sources": [source]}, signer="ivy")
-    with pytest.raises(GaveUp, match="at work on .*, not on file://"):
+    with pytest.raises(GaveUp, match=r"at work on .*, not on file://"):
         await desk.ingest()
 
 
@@ -198,7 +198,7 @@ async def test_content_that_its_source_does_not_have_fails(desk: Desk) -> None:
     other = "sha256-" + "0" * 64
     await step(desk, desk.worker())
     desk.world.solo.propose("INGESTION_FETCHED", {"content_hash": other}, signer="ivy")
-    with pytest.raises(GaveUp, match=f"its content is sha256-.*, not {other}"):
+    with pytest.raises(GaveUp, match=rf"its content is sha256-.*, not {other}"):
         await desk.ingest()
 
 
