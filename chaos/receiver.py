@@ -50,6 +50,10 @@ class MemoryGround:
         return self.faults.get((project, asset))
 
 
+class Dead(BaseException):
+    """The receiver dies at this very instruction."""
+
+
 class Site:
     """The machine on which a receiver runs, or does not."""
 
@@ -74,15 +78,22 @@ class Site:
         return [(line["project"], line["asset"], line["action"]) for line in lines]
 
     def answer(self, call: Call) -> Answer | None:
-        """What the receiver answers; None where there is nobody."""
+        """What the receiver answers; None where there is nobody, or nobody any more."""
         if self.receiver is None:
             return None
+        try:
+            return self._answer(self.receiver, call)
+        except Dead:
+            self.kill()
+            return None
+
+    def _answer(self, receiver: Receiver, call: Call) -> Answer:
         path = urlsplit(call.url).path
         if path == "/capacity":
-            return self.receiver.capacity()
+            return receiver.capacity()
         if path.startswith("/health/"):
-            return self.receiver.health(unquote(path.removeprefix("/health/")))
-        answer = self.receiver.effect(call.body or b"")
+            return receiver.health(unquote(path.removeprefix("/health/")))
+        answer = receiver.effect(call.body or b"")
         self.calls.append((json.loads(call.body or b"{}"), answer.status))
         return answer
 

@@ -11,7 +11,7 @@ import click
 import msgspec
 
 from cluster.cli.shared import Connection, connected, fail, key_option, read_object, run, say
-from cluster.worker.common import Decide, Done, GaveUp, work
+from cluster.worker.common import Decider, Done, GaveUp, work
 from swoosh.client import Client, Key
 from swoosh.proposal import DEFAULT_PROJECT
 from swoosh.regions.environment import Allocation
@@ -136,7 +136,7 @@ def ingest(
         raise click.BadParameter(f"--repository: {error}") from None
     git = Git(SystemClock(), inherited(*INHERITED))
     ingestion = Ingest(git, Corpus(directory), repository=named, ref=ref, follow=follow)
-    _work(connection, key, project, lambda _: ingestion.decide)
+    _work(connection, key, project, lambda _: ingestion)
 
 
 @worker.command(name="run")
@@ -177,18 +177,17 @@ def run_project(
     if set(granted) - set(_TERMS):
         raise click.BadParameter(f"--terms: known are {', '.join(_TERMS)}")
     orders = Orders(read_object(pins, "--pins"), brief, brief_file, approve, granted, follow)
-    _work(
-        connection, key, project, lambda client: Run(client, project, Corpus(directory), orders, SystemClock()).decide
-    )
+    _work(connection, key, project, lambda client: Run(client, project, Corpus(directory), orders, SystemClock()))
 
 
-def _work(connection: Connection, key: Key, project: str, decider: Callable[[Client], Decide]) -> None:
+def _work(connection: Connection, key: Key, project: str, decider: Callable[[Client], Decider]) -> None:
     """Work to the end. Exit 0 where the project is where it should be, 1 where that is out of reach."""
     from cluster.clock import SystemClock
 
     async def go() -> Done:
         async with connection.client(key) as client:
-            return await work(client, project, decider(client), clock=SystemClock(), say=say)
+            it = decider(client)
+            return await work(client, project, it.decide, regions=it.regions, clock=SystemClock(), say=say)
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

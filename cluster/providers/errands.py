@@ -15,7 +15,7 @@ from cluster.egress import Blocked, Unreachable
 from cluster.entropy import Entropy
 
 AT_ONCE = 16
-PAUSE_MIN_SECONDS, PAUSE_MAX_SECONDS = 0.5, 30.0
+PAUSE_MIN_SECONDS, PAUSE_MAX_SECONDS = 2.0, 30.0
 
 
 class Trouble(Exception):
@@ -75,11 +75,14 @@ class Errands:
             task.cancel()
 
     async def _do(self, name: str, errand: Callable[[], Awaitable[float]]) -> None:
+        last = self._last.get(name)
+        failures = 0 if last is None else last.failures
         try:
             pause, failures, trouble = await errand(), 0, None
-        except (Trouble, Blocked, Unreachable) as error:
-            last = self._last.get(name)
-            failures, trouble = 1 if last is None else last.failures + 1, str(error)
-            pause = min(PAUSE_MAX_SECONDS, PAUSE_MIN_SECONDS * 2 ** (failures - 1))
-            pause *= 0.5 + 0.5 * self._entropy.random()
-        self._last[name] = _Last(self._clock.monotonic() + pause, failures, trouble)
+        except Blocked as error:  # nothing was tried, and looking again costs nothing
+            pause, trouble = PAUSE_MIN_SECONDS, str(error)
+        except (Trouble, Unreachable) as error:
+            pause = min(PAUSE_MAX_SECONDS, PAUSE_MIN_SECONDS * 2**failures)
+            failures, trouble = failures + 1, str(error)
+        spread = 0.5 + 0.5 * self._entropy.random() if trouble else 1.0
+        self._last[name] = _Last(self._clock.monotonic() + pause * spread, failures, trouble)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from swoosh.client import Accepted, Client, Refused, State, Unavailable, Unknown
 from swoosh.client.transport import Clock
@@ -54,6 +54,14 @@ class GaveUp(Exception):
 Decide = Callable[[State | None], Awaitable[Step | Wait | Done]]
 """What is due in a project as it is committed now; None where nobody created it. May do work of its own first, which
 is repeated where the proposal was not accepted: it must be idempotent. Raises GaveUp."""
+
+
+class Decider(Protocol):
+    """What makes one worker another: the regions it looks at, and what it finds due in them."""
+
+    regions: tuple[str, ...]
+
+    async def decide(self, seen: State | None) -> Step | Wait | Done: ...
 
 
 async def work(

@@ -5,6 +5,9 @@ from __future__ import annotations
 from cluster.worker.common import GaveUp, Wait
 from swoosh.client import State
 
+HOLDS = ("Lifecycle", "Policy", "Control")
+"""The regions that ``held`` looks at."""
+
 
 def held(project: State) -> Wait | None:
     """What a worker has to wait for before it does anything outside; None where nothing holds the project.

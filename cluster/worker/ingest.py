@@ -21,7 +21,7 @@ from cluster.worker import validation
 from cluster.worker.common import Done, GaveUp, Step, Wait
 from cluster.worker.content import SUBMODULE, Entry, Finding, Scanner
 from cluster.worker.corpus import Corpus, Missing
-from cluster.worker.holds import held
+from cluster.worker.holds import HOLDS, held
 from cluster.worker.repository import Git, Source, Unfit, Unreachable, repository_of
 from swoosh import limits
 from swoosh.client import State
@@ -44,6 +44,8 @@ class Ingest:
         follow: whether a new version is built whenever the ref has moved.
         scan: what policy has against a document.
     """
+
+    regions: tuple[str, ...] = ("Meta", "Ingestion", "Execution", *HOLDS)
 
     def __init__(
         self,

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from cluster.worker.brief import NoPlan, Plan, plan_of
 from cluster.worker.common import Done, GaveUp, Step, Wait
 from cluster.worker.corpus import Corpus, Missing
-from cluster.worker.holds import held
+from cluster.worker.holds import HOLDS, held
 from cluster.worker.windows import in_window
 from swoosh import canonical
 from swoosh.client import Client, State
@@ -53,6 +53,8 @@ class Orders(NamedTuple):
 
 class Run:
     """Decides what is due in the execution of one project."""
+
+    regions: tuple[str, ...] = ("Ingestion", "Council", "Environment", "Execution", "Epoch", *HOLDS)
 
     def __init__(self, client: Client, project: str, corpus: Corpus, orders: Orders, clock: Clock) -> None:
         self._client, self._project = client, project

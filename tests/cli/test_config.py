@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from cluster import config, faults
+from cluster import config, faults, outside
 from cluster.clock import ShiftedClock, SystemClock
 from cluster.config import Misconfigured
+from cluster.egress import Blocked
+from cluster.providers.environment import Hook
 
 MEMBERS = {"node-1": ("127.0.0.1", 8201), "node-2": ("127.0.0.1", 8202)}
 
@@ -130,3 +132,26 @@ def test_what_stays_of_the_log_and_how_fast_a_snapshot_comes_may_be_set(file: Pa
     variables = {"SWOOSH_LOG_KEEP_ENTRIES": "20", "SWOOSH_LOG_KEEP_MIB": "1", "SWOOSH_INSTALL_MIB_PER_SECOND": "2"}
     found = config.load(file, variables)
     assert (found.keep.entries, found.keep.size, found.install_rate) == (20, 1 << 20, 2 << 20)
+
+
+def test_an_effect_receiver_is_a_system_where_one_is_configured(file: Path) -> None:
+    variables = {"SWOOSH_ENVIRONMENT_URL": "https://receiver:9300/hooks", "SWOOSH_ENVIRONMENT_EVERY_MS": "250"}
+    assert config.load(file, {}).environment is None
+    (file.parent / "token").write_text("sesame\n")
+    found = config.load(file, variables | {"SWOOSH_ENVIRONMENT_TOKEN": "token"})
+    assert found.environment == Hook("https://receiver:9300/hooks", "sesame", 5.0, 0.25)
+    keeper = outside.gatekeeper(found, SystemClock())
+    keeper.closed = lambda project: None
+    keeper.permit("environment", "https://receiver:9300/effects")
+    with pytest.raises(Blocked):
+        outside.gatekeeper(config.load(file, {}), SystemClock()).permit("environment", "https://receiver:9300/")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("URL", "receiver:9300"), ("URL", "ftp://receiver"), ("TIMEOUT_MS", "0"), ("EVERY_MS", "0"), ("TOKEN", "nowhere")],
+)
+def test_an_effect_receiver_that_cannot_be_meant_is_refused(file: Path, name: str, value: str) -> None:
+    variables = {"SWOOSH_ENVIRONMENT_URL": "http://receiver:9300", f"SWOOSH_ENVIRONMENT_{name}": value}
+    with pytest.raises(Misconfigured, match=r"environment"):
+        config.load(file, variables)

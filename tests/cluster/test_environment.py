@@ -62,7 +62,7 @@ class House:
             while self.clock.monotonic() < end and not until():
                 for _ in range(12):
                     await asyncio.sleep(0)
-                self.clock.advance(0.01)
+                self.clock.advance(0.02)
                 self.solo.now_ms = self.clock.wall_us() // 1000
 
     def allocated(self, project: str = "default", *names: str) -> None:
@@ -254,6 +254,36 @@ async def test_any_other_answer_is_trouble_and_no_progress(house: House, status:
     assert house.provider.trouble is not None and trouble in house.provider.trouble
 
 
+async def test_who_no_longer_leads_has_no_more_to_say(house: House) -> None:
+    """What it asked for arrives; the receipt is for the next leader to fetch."""
+    house.requested()
+    house.way.delay = lambda call: 0.5
+    await house.run(0.3)
+    house.clock.advance(5.0)
+    for _ in range(12):
+        await asyncio.sleep(0)
+    assert len(house.site.effects()) == 1
+    assert house.asset().state == "REQUESTED"
+
+
+async def test_what_is_taken_back_while_it_is_provisioned_is_gone_in_the_end(house: House) -> None:
+    house.requested()
+    house.way.delay = lambda call: 0.5
+    taken_back = False
+
+    def meanwhile() -> bool:
+        """While the answer is on its way, the revert is committed."""
+        nonlocal taken_back
+        if house.site.calls and not taken_back:
+            taken_back = True
+            house.revert("vm-1", "down-1")
+        return house.asset().state == "REVERTED" or house.provider.trouble is not None
+
+    await house.run(5.0, meanwhile)
+    assert house.asset().state == "REVERTED" and house.provider.trouble is None
+    assert [action for _, _, action in house.site.effects()] == ["provision", "revert"]
+
+
 async def test_who_is_still_at_it_is_asked_again_and_is_no_trouble(house: House) -> None:
     house.requested()
     asked: list[Call] = []
@@ -332,6 +362,7 @@ async def test_many_projects_go_side_by_side_and_only_so_many_at_once(house: Hou
     house.way.request = request  # type: ignore[method-assign]
     await house.run(6.0)
     assert most == AT_ONCE
+    assert len(house.site.calls) == len(names), "who is on the way is not sent again"
     assert {house.asset(project=name).state for name in names} == {"CONFIRMED"}
 
 
@@ -347,21 +378,37 @@ async def test_one_project_whose_effect_hangs_holds_up_no_other(house: House) ->
 async def test_a_receiver_that_is_away_is_left_alone_for_longer_and_longer(house: House) -> None:
     house.requested()
     house.site.kill()
-    calls: list[float] = []
-    whole = house.way.request
+    calls: list[Call] = []
+    whole = house.site.answer
 
-    async def request(call: Call) -> Reply:
+    def answer(call: Call) -> Any:
         if call.method == "POST":
-            calls.append(house.clock.monotonic())
-        return await whole(call)
+            calls.append(call)
+        return whole(call)
 
-    house.way.request = request  # type: ignore[method-assign]
+    house.site.answer = answer  # type: ignore[method-assign]
     await house.run(120.0)
     assert 3 <= len(calls) <= 12
     assert house.provider.trouble is not None
     house.site.start()
     await house.run(60.0, lambda: house.asset().state == "CONFIRMED")
     assert house.asset().state == "CONFIRMED"
+
+
+async def test_a_step_that_somebody_else_answered_is_no_trouble_any_more(house: House) -> None:
+    house.requested("atlas")
+    house.way.delay = lambda call: 60.0 if call.method == "POST" else 0.005
+    await house.run(8.0)
+    assert house.provider.trouble is not None and "effect of atlas" in house.provider.trouble
+    inputs = {"asset": "vm-1", "effect": "up-1", "receipt": house.solo.named("by hand")}
+
+    def by_hand() -> bool:
+        if house.asset(project="atlas").state == "REQUESTED":
+            house.must("ENVIRONMENT_EFFECT_CONFIRMED", inputs)
+        return False
+
+    await house.run(20.0, by_hand)
+    assert house.provider.trouble is None
 
 
 # --- capacity and health ----------------------------------------------------------------------------------------------

@@ -160,6 +160,7 @@ class Host:
         if self.frozen is not None:
             self.frozen.append(callback)
             return
+        outer, self.cluster.acting = self.cluster.acting, self
         try:
             callback()
         except Killed:
@@ -170,6 +171,8 @@ class Host:
         except Restarted:
             self.kill()
             self.cluster.later(RESTART_SECONDS, self.restart)
+        finally:
+            self.cluster.acting = outer
 
     def restart(self) -> None:
         """Begin anew, unless somebody was quicker."""
@@ -625,6 +628,8 @@ class Cluster:
         self.applied: dict[int, tuple[bytes | None, str]] = {}
         self.divergences: list[str] = []
         self.messages = 0
+        self.acting: Host | None = None
+        """Whose code runs at the moment, where it was called by a timer or a message."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._epochs: dict[frozenset[str], int] = {}
         self._cut: set[frozenset[str]] = set()

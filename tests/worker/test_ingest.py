@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -14,16 +13,13 @@ import pytest
 from chaos import steer
 from cluster.clock import SystemClock
 from cluster.config import inherited
-from cluster.worker.common import Done, GaveUp, Step, Wait
+from cluster.worker.common import Done, GaveUp, Step
 from cluster.worker.content import Scanner
 from cluster.worker.corpus import Corpus, Missing
 from cluster.worker.ingest import Ingest, nothing_against
 from cluster.worker.repository import INHERITED, Bounds, Git, Source, repository_of
-from swoosh.client import State
 from tests.worker.gits import Repository
 from tests.worker.world import World, seen
-
-Decide = Callable[[State | None], Awaitable[Step | Wait | Done]]
 
 
 class Enough(Exception):
@@ -59,7 +55,7 @@ class Desk:
         self.naps_left = 2
         worker = self.worker(follow=follow)
         try:
-            return await self.world.run("ivy", lambda _: worker.decide)
+            return await self.world.run("ivy", lambda _: worker)
         except Enough:
             return None
 

@@ -39,9 +39,9 @@ async def carry(world: World, repository: Repository, work: Path, *, bounds: Bou
     corpus = Corpus(work)
     git = Git(SystemClock(), inherited(*INHERITED), bounds)
     ingest = Ingest(git, corpus, repository=repository_of(str(repository.path)))
-    await world.run("ivy", lambda _: ingest.decide)
+    await world.run("ivy", lambda _: ingest)
     orders = Orders(TOOLS, terms={"claim_beats": 8})
-    return await world.run("pam", lambda client: Run(client, "default", corpus, orders, world).decide)
+    return await world.run("pam", lambda client: Run(client, "default", corpus, orders, world))
 
 
 @pytest.mark.parametrize("windows", ["always_open", "tidal", "backbeat"])

@@ -19,7 +19,7 @@ from chaos.solo import Solo, the_chart
 from cluster.clock import SystemClock
 from cluster.http import problems
 from cluster.http.windows import outlook
-from cluster.worker.common import Done, work
+from cluster.worker.common import Decider, Done, work
 from swoosh import state
 from swoosh.client import Client, Key, State
 from swoosh.client.transport import Reply
@@ -57,10 +57,11 @@ class World(SystemClock):
         self._beats = cycle(BEATS)
         self._slept = 0.0
 
-    async def run(self, signer: str, decider: Callable[[Client], Any]) -> Done:
+    async def run(self, signer: str, decider: Callable[[Client], Decider]) -> Done:
         """A worker from its start to its end, or to its death."""
         async with sdk(self, signer) as client:
-            return await work(client, PROJECT, decider(client), clock=self, say=self.said.append)
+            it = decider(client)
+            return await work(client, PROJECT, it.decide, regions=it.regions, clock=self, say=self.said.append)
 
     @property
     def regions(self) -> state.ProjectRegions:
@@ -113,18 +114,22 @@ class World(SystemClock):
                 active = self.regions.execution.active_window_id
                 return 200, outlook(active, self.solo.machine.registry, self.solo.now_ms)
             case _:
-                return 200, self._state(parse_qs(parts.query)["project"][0])
+                query = parse_qs(parts.query)
+                return 200, self._state(query["project"][0], query.get("projection", [""])[0])
 
     def _judge(self, sent: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         self.sent.append(sent)
         (outcome,) = self.solo.apply(ProposalItem(msgspec.json.encode(sent, order="sorted"))).outcomes
         return problems.document(outcome)
 
-    def _state(self, project: str) -> dict[str, Any]:
+    def _state(self, project: str, asked: str) -> dict[str, Any]:
+        """The regions asked for, as a node serves them, or all."""
         held = self.solo.machine.project(project)
         assert held is not None
-        names = state.SERVED[type(held.regions)].values()
+        served = state.SERVED[type(held.regions)].values()
+        names = [name for name in served if name in asked.split(",") or not asked]
         projection = {name: json.loads(b"".join(state.served(held.regions, name))) for name in names}
+        control = {"Control": state.control(state.as_project(held.regions))} if "Control" in asked or not asked else {}
         return {
             "state_hash": held.state_hash,
             "hlc_last": held.regions.hlc_last.hlc,
@@ -132,7 +137,7 @@ class World(SystemClock):
             "node": "n1",
             "leader": "n1",
             "consistency": "linearizable",
-            "projection": projection | {"Control": state.control(state.as_project(held.regions))},
+            "projection": projection | control,
         }
 
 
