@@ -192,5 +192,5 @@ def _work(connection: Connection, key: Key, project: str, decider: Callable[[Cli
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         say(f"{project}: {run(go()).what}")
-    except GaveUp as error:
+    except (GaveUp, OSError) as error:
         fail(f"{project}: {error}")

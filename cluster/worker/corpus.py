@@ -68,7 +68,12 @@ class Corpus:
             Missing: as for ``tree``.
         """
         documents = [
-            {"path": entry.path.decode("utf-8"), "kind": entry.kind, "hash": PREFIX + entry.hash, "size": entry.size}
+            {
+                "path": entry.path.decode("utf-8", "backslashreplace"),
+                "kind": entry.kind,
+                "hash": PREFIX + entry.hash,
+                "size": entry.size,
+            }
             for entry in self.tree(wanted)
             if entry.kind != SUBMODULE
         ]

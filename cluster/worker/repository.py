@@ -100,6 +100,8 @@ def repository_of(text: str) -> str:
         raise ValueError(f"not a repository: {text[:80]!r}")
     if " " in repository or len(repository) > longest:
         raise ValueError(f"a repository is named without spaces by at most {longest} characters")
+    if "://" not in repository and "::" in repository:
+        raise ValueError(f"{repository.partition('::')[0]}:: is not offered; git's remote helpers run programs")
     if "://" in repository:
         parts = urlsplit(repository)
         if parts.scheme not in _SCHEMES:
@@ -130,7 +132,10 @@ class Git:
         names = (ref, f"refs/heads/{ref}", f"refs/tags/{ref}^{{}}", f"refs/tags/{ref}", f"{ref}^{{}}")
         with tempfile.TemporaryDirectory() as nowhere:
             async with self._running(Path(nowhere), "ls-remote", "--", repository, *names) as git:
-                found = await git.within(self._clock, self.bounds.seconds, _refs(git.stdout))
+                try:
+                    found = await git.within(self._clock, self.bounds.seconds, _refs(git.stdout))
+                except Unfit as error:
+                    raise Unreachable(str(error)) from None
                 await git.ended(self._clock, self.bounds.seconds)
         commit = next((found[name] for name in (f"{ref}^{{}}", *names) if name in found), None)
         if commit is None:
@@ -177,7 +182,7 @@ class Git:
 
     @asynccontextmanager
     async def _running(self, place: Path, *arguments: str) -> AsyncIterator[_Process]:
-        """git at work in ``place``, in a session of its own: it has no terminal to ask and dies with its children."""
+        """git at work in ``place``, in a session of its own: it has no terminal to ask, and ends with its children."""
         options = [word for setting in _CONFIG for word in ("-c", setting)]
         here = {"GIT_CEILING_DIRECTORIES": str(place.resolve().parent)}
         try:
@@ -223,7 +228,7 @@ class _Process:
             if not await done_by(clock, clock.monotonic() + seconds, task):
                 raise Unreachable(f"git {self._name} took longer than {seconds:g} s")
             return task.result()
-        except asyncio.IncompleteReadError:
+        except (asyncio.IncompleteReadError, ConnectionError):
             raise Unreachable(f"git {self._name} ended too early") from None
         finally:
             task.cancel()

@@ -89,19 +89,27 @@ def test_a_source_reads_back_from_its_text() -> None:
         ("https://token@example.org/a.git", "credentials"),
         ("ssh://ada:secret@example.org/a.git", "credentials"),
         ("ext::sh -c touch", "without spaces"),
-        ("ext::sh", "ext"),
+        ("ext::sh", "ext:: is not offered"),
+        ("fd::3/a", "fd:: is not offered"),
         ("ftp://example.org/a", "ftp:// is not offered"),
         ("--upload-pack=touch", "not a repository"),
         ("", "not a repository"),
         ("https://example.org/" + "a" * 500, "at most"),
     ],
 )
-async def test_what_cannot_be_a_repository_is_refused(text: str, why: str) -> None:
-    try:
-        with pytest.raises(Unreachable, match=why):
-            await git().resolve(repository_of(text), "main")
-    except ValueError as error:
-        assert why in str(error)
+def test_what_cannot_be_a_repository_is_refused(text: str, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        repository_of(text)
+
+
+async def test_git_too_is_told_which_protocols_there_are(tmp_path: Path) -> None:
+    """Where a configuration rewrites an address to a program, that is not run."""
+    trace = tmp_path / "ran"
+    (tmp_path / ".gitconfig").write_text(f'[url "ext::touch {trace} #"]\n\tinsteadOf = https://example.org/\n')
+    reader = Git(SystemClock(), {**inherited(*INHERITED), "HOME": str(tmp_path)})
+    with pytest.raises(Unreachable, match="transport 'ext' not allowed"):
+        await reader.resolve("https://example.org/a.git", "main")
+    assert not trace.exists()
 
 
 # --- bounds -----------------------------------------------------------------------------------------------------------

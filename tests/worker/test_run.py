@@ -153,9 +153,21 @@ async def test_the_next_window_is_another_one(brief: Path, tmp_path: Path) -> No
     found = await due(world, brief, tmp_path)
     assert isinstance(found, Step) and found.transition == "EXECUTION_SUBMITTED"
     world.solo.propose(found.transition, found.inputs, window=found.window_id, signer="pam")
-    again = await due(world, brief, tmp_path)
-    active = world.regions.execution.active_window_id
-    assert again == Wait("the next window") if world.solo.window("plan") == active else isinstance(again, Step)
+    tide = world.solo.machine.registry.setting("tidal_schedule")["period_ms"]
+    active = int(world.regions.execution.active_window_id.removeprefix("tidal:"))
+    world.solo.now_ms = active * tide + 1
+    assert await due(world, brief, tmp_path) == Wait("the next window")
+    world.solo.tick(tide)
+    assert await due(world, brief, tmp_path) == Step("EXECUTION_NEXT_WINDOW", window_id=f"tidal:{active + 1}")
+
+
+async def test_each_plan_is_submitted(brief: Path, tmp_path: Path) -> None:
+    """Also when another was submitted before it."""
+    world = world_in("REVERB")
+    steer.drive(world.solo, lambda r: r.execution.phase == "REVERB" and len(r.execution.history) == 1)
+    assert len(world.regions.execution.submissions) == 1
+    found = await due(world, brief, tmp_path)
+    assert isinstance(found, Step) and found.transition == "EXECUTION_SUBMITTED"
 
 
 async def test_the_same_state_gives_the_same_artifact(brief: Path, tmp_path: Path) -> None:
