@@ -16,7 +16,7 @@ import click
 
 from cluster.cli.shared import Connection, connected, key_option, say
 from cluster.clock import SystemClock
-from cluster.worker.common import Done, GaveUp, Step, Wait, work
+from cluster.worker.common import Done, Step, Wait, work
 from cluster.worker.corpus import Corpus, Missing
 from cluster.worker.holds import held
 from cluster.worker.windows import in_window
@@ -33,11 +33,15 @@ class Agent:
 
     async def decide(self, seen: State | None) -> Step | Wait | Done:
         """What is due now (see cluster.worker.common.Decide)."""
-        hold = Wait("the project to be created") if seen is None else held(seen)
-        if seen is None or hold is not None:
-            return hold or Wait("the project")
+        if seen is None:
+            return Wait("the project to be created")
+        hold = held(seen)
+        if hold is not None:
+            return hold
         council, execution = seen.projection["Council"], seen.projection["Execution"]
-        if council["Phase"] == "ELECT" and self._role in council["PlannedRoles"]:
+        if self._role not in council["PlannedRoles"]:
+            return Wait(f"a council that needs a {self._role}")
+        if council["Phase"] == "ELECT":
             if self._role not in council["Claims"]:
                 return Step("COUNCIL_ROLE_CLAIMED", {"role": self._role, "agent": self._name})
             return Wait("the electors")
@@ -98,14 +102,12 @@ def main(connection: Connection, project: str, name: str, role: str, directory: 
 
     async def live() -> None:
         async with connection.client(key) as client:
-            there = asyncio.ensure_future(client.announce(name, capabilities=[role]))
-            try:
-                agent = Agent(client, project, name, role, Corpus(directory))
-                await work(client, project, agent.decide, clock=SystemClock(), say=say)
-            finally:
-                there.cancel()
+            agent = Agent(client, project, name, role, Corpus(directory))
+            async with asyncio.TaskGroup() as both:
+                both.create_task(client.announce(name, capabilities=[role]))
+                both.create_task(work(client, project, agent.decide, clock=SystemClock(), say=say))
 
-    with suppress(KeyboardInterrupt, GaveUp):
+    with suppress(KeyboardInterrupt):
         asyncio.run(live())
 
 

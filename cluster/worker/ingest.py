@@ -14,12 +14,11 @@ reason; a follower then goes back to the version it had and waits until the ref 
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
 from typing import Any
 
 from cluster.worker import validation
 from cluster.worker.common import Done, GaveUp, Step, Wait
-from cluster.worker.content import SUBMODULE, Entry, Finding, Scanner
+from cluster.worker.content import SUBMODULE, Entry, Scanner
 from cluster.worker.corpus import Corpus, Missing
 from cluster.worker.holds import HOLDS, held
 from cluster.worker.repository import Git, Source, Unfit, Unreachable, repository_of
@@ -30,11 +29,6 @@ FOLLOW_SECONDS = 30.0
 QUARANTINE = "quarantine"
 
 
-def nothing_against(path: str, data: bytes) -> Sequence[Finding]:
-    """The scanner where none is configured."""
-    return ()
-
-
 class Ingest:
     """Decides what is due in the ingestion of one project.
 
@@ -42,7 +36,7 @@ class Ingest:
         repository: what to ingest, as ``repository_of`` spells it; None is the repository the project was created with.
         ref: the branch, tag, ref or commit of it.
         follow: whether a new version is built whenever the ref has moved.
-        scan: what policy has against a document.
+        scan: what policy has against a document; None where nobody looks.
     """
 
     regions: tuple[str, ...] = ("Meta", "Ingestion", "Execution", *HOLDS)
@@ -55,7 +49,7 @@ class Ingest:
         repository: str | None = None,
         ref: str = "HEAD",
         follow: bool = False,
-        scan: Scanner = nothing_against,
+        scan: Scanner | None = None,
     ) -> None:
         self._git, self._corpus = git, corpus
         self._repository, self._ref = repository, ref
@@ -127,7 +121,8 @@ class Ingest:
         if findings:
             rationale = f"{findings[0]['rule']} at {findings[0]['location']}: {len(findings)} findings quarantine"
             return Step("INGESTION_REJECTED", {"rationale": rationale, "findings": findings[: limits.FINDINGS_MAX]})
-        return Step("INGESTION_VALIDATED", {"outcomes": dict.fromkeys((*found, "scan"), "ok")})
+        outcomes = {**dict.fromkeys(found, "ok"), "scan": "ok" if self._scan else "not configured"}
+        return Step("INGESTION_VALIDATED", {"outcomes": outcomes})
 
     async def _ready(self, regions: dict[str, Any], repository: str) -> Step | Wait | Done:
         ingestion = regions["Ingestion"]
@@ -174,7 +169,7 @@ class Ingest:
         """What keeps the content out, each finding with its place."""
         grave: list[dict[str, Any]] = []
         for entry in entries:
-            if entry.kind != SUBMODULE:
+            if self._scan and entry.kind != SUBMODULE:
                 path = entry.path.decode("utf-8")
                 said = self._scan(path, self._corpus.document(entry.hash))
                 grave += [{"location": _place(path), **each} for each in said if each["severity"] == QUARANTINE]

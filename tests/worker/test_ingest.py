@@ -16,7 +16,7 @@ from cluster.config import inherited
 from cluster.worker.common import Done, GaveUp, Step
 from cluster.worker.content import Scanner
 from cluster.worker.corpus import Corpus, Missing
-from cluster.worker.ingest import Ingest, nothing_against
+from cluster.worker.ingest import Ingest
 from cluster.worker.repository import INHERITED, Bounds, Git, Source, repository_of
 from tests.worker.gits import Repository
 from tests.worker.world import World, seen
@@ -33,7 +33,7 @@ class Desk:
     path: Path
     world: World = field(default_factory=World)
     bounds: Bounds | None = None
-    scan: Scanner = nothing_against
+    scan: Scanner | None = None
     naps_left: int = 2
 
     def __post_init__(self) -> None:
@@ -82,7 +82,7 @@ async def test_the_source_that_is_committed_names_the_commit(desk: Desk) -> None
     done = await desk.ingest()
     assert desk.region.source_set == (str(Source(desk.url, commit)),)
     assert done is not None and done.what == f"{desk.region.content_hash} is version 1"
-    assert desk.region.validation == {"documents": "ok", "names": "ok", "links": "ok", "scan": "ok"}
+    assert desk.region.validation == {"documents": "ok", "names": "ok", "links": "ok", "scan": "not configured"}
     assert desk.corpus.has_index(desk.region.content_hash)
 
 
@@ -256,12 +256,14 @@ async def test_nothing_is_indexed_under_a_running_plan(desk: Desk) -> None:
 async def test_what_the_scanner_quarantines_is_rejected_by_name_and_place(tmp_path: Path) -> None:
     def scan(path: str, data: bytes) -> list[dict[str, Any]]:
         grave = {"rule": "private-key", "severity": "quarantine", "value_hash": "sha256-" + "a" * 64}
-        return [grave] if b"BEGIN" in data else [{"rule": "email", "severity": "low"}]
+        return [grave] if b"BEGIN" in data else [{"rule": "email", "severity": "low"}]  # which policy lets through
 
     desk = Desk(tmp_path, scan=scan)
+    await desk.ingest()
+    assert desk.region.validation["scan"] == "ok"
     desk.upstream.commit({"keys/id": "BEGIN PRIVATE\n"})
-    assert await desk.ingest() is None
-    assert desk.names() == ["SOURCES_RESOLVED", "FETCHED", "REJECTED"]
+    assert await desk.ingest(follow=True) is None
+    assert desk.names()[4:] == ["REINDEX_REQUESTED", "FETCHED", "REJECTED"]
     policy = desk.world.regions.policy
     assert policy.phase == "QUARANTINED"
     assert [(each.rule, each.location) for each in policy.findings] == [("private-key", "keys/id")]
