@@ -107,11 +107,8 @@ class Environments:
         """Begin what is due, some projects at a time."""
         errands.begin("capacity", partial(self._capacity, leading))
         ids = self._unseen or leading.machine.project_ids()
-        looked = 0
+        self._unseen = ids[PROJECTS_AT_A_LOOK:]
         for project_id in ids[:PROJECTS_AT_A_LOOK]:
-            if errands.full:
-                break
-            looked += 1
             regions = _alive(leading, project_id)
             due = {
                 f"effect of {project_id}": self._effect if regions and asset_in_flight(regions.environment) else None,
@@ -122,7 +119,6 @@ class Environments:
                     errands.forget(name)
                 else:
                     errands.begin(name, partial(errand, leading, project_id))
-        self._unseen = ids[looked:]
 
     # --- effects ------------------------------------------------------------------------------------------------------
 

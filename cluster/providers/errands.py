@@ -16,6 +16,8 @@ from cluster.entropy import Entropy
 
 AT_ONCE = 16
 PAUSE_MIN_SECONDS, PAUSE_MAX_SECONDS = 2.0, 30.0
+DOUBLINGS_MAX = 8
+"""An outage of a day must not count on until the number is none that a clock knows."""
 
 
 class Trouble(Exception):
@@ -39,11 +41,6 @@ class Errands:
         self._last: dict[str, _Last] = {}
 
     @property
-    def full(self) -> bool:
-        """Whether no other can begin now."""
-        return len(self._running) >= AT_ONCE
-
-    @property
     def trouble(self) -> str | None:
         """The first trouble by name, and how many more there are."""
         troubled = sorted((name, last.trouble) for name, last in self._last.items() if last.trouble is not None)
@@ -57,7 +54,7 @@ class Errands:
         be due again; it raises Trouble, Blocked or Unreachable where it could not be done."""
         last = self._last.get(name)
         is_due = last is None or last.again_at <= self._clock.monotonic()
-        if is_due and not self.full and name not in self._running:
+        if is_due and name not in self._running and len(self._running) < AT_ONCE:
             self._running[name] = asyncio.ensure_future(self._do(name, errand))
 
     def forget(self, name: str) -> None:
@@ -82,7 +79,7 @@ class Errands:
         except Blocked as error:  # nothing was tried, and looking again costs nothing
             pause, trouble = PAUSE_MIN_SECONDS, str(error)
         except (Trouble, Unreachable) as error:
-            pause = min(PAUSE_MAX_SECONDS, PAUSE_MIN_SECONDS * 2**failures)
-            failures, trouble = failures + 1, str(error)
+            pause, trouble = min(PAUSE_MAX_SECONDS, PAUSE_MIN_SECONDS * 2**failures), str(error)
+            failures = min(failures + 1, DOUBLINGS_MAX)
         spread = 0.5 + 0.5 * self._entropy.random() if trouble else 1.0
         self._last[name] = _Last(self._clock.monotonic() + pause * spread, failures, trouble)

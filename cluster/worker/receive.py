@@ -23,8 +23,8 @@ from cluster.worker.receiver import Answer, Receiver
 from swoosh.hashing import digest
 
 BODY_BYTES_MAX = 64 * 1024
-NEARLY_FULL = 20
-"""Amber where less than one part in so many of the disk is free."""
+FREE_BYTES_MIN = 64 << 20
+"""Amber where less is left on the disk."""
 _PLAIN = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -52,8 +52,7 @@ class Directories:
         path = self.path(project, asset)
         if not path.is_dir():
             return "red", f"the directory of {asset} is gone"
-        disk = shutil.disk_usage(path)
-        if disk.free * NEARLY_FULL < disk.total:
+        if shutil.disk_usage(path).free < FREE_BYTES_MIN:
             return "amber", f"the disk of {asset} is nearly full"
         return None
 

@@ -13,7 +13,7 @@ It must never take a name for a path: what a caller calls an asset says nothing 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Literal, NamedTuple, Protocol
 
 import msgspec
@@ -55,7 +55,7 @@ class Request(msgspec.Struct, frozen=True):
 class Ledger(Protocol):
     """Lines that are durable once `append` has returned."""
 
-    def __iter__(self) -> Any: ...
+    def __iter__(self) -> Iterator[bytes]: ...
 
     def append(self, line: bytes) -> None: ...
 
@@ -90,8 +90,11 @@ class Receiver:
         """
         self._ledger, self._ground, self._units = ledger, ground, units
         self._last: dict[tuple[str, str], Request] = {}
-        for line in ledger:
-            self._take(msgspec.json.decode(line, type=Request))
+        for number, line in enumerate(ledger, 1):
+            try:
+                self._take(msgspec.json.decode(line, type=Request))
+            except msgspec.DecodeError as error:
+                raise ValueError(f"line {number} of the ledger: {error}") from None
         for request in self._last.values():
             self._carry_out(request)
 

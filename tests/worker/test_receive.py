@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -50,6 +51,14 @@ async def test_it_goes_on_where_its_disk_stands(tmp_path: Path) -> None:
     async with served(tmp_path) as client:
         assert (tmp_path / "assets" / "atlas" / "vm-1").is_dir(), "the ledger says that it stands"
         assert await (await client.post("/effects", json=UP)).json() == first
+
+
+async def test_a_disk_that_is_nearly_full_is_amber(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with served(tmp_path) as client:
+        await client.post("/effects", json=UP)
+        for free, status in ((1 << 30, "green"), (1 << 20, "amber")):
+            monkeypatch.setattr("shutil.disk_usage", lambda _, free=free: SimpleNamespace(free=free))
+            assert (await (await client.get("/health/atlas")).json())["status"] == status
 
 
 async def test_what_is_gone_is_red(tmp_path: Path) -> None:

@@ -99,6 +99,13 @@ def test_it_goes_on_where_the_ledger_stands(site: Site) -> None:
     assert len(site.ledger.lines) == 1
 
 
+def test_it_does_not_begin_on_a_ledger_that_it_cannot_read(site: Site) -> None:
+    site.ask(UP)
+    site.ledger.append(b'{"project": "atlas"}')
+    with pytest.raises(ValueError, match="line 2 of the ledger"):
+        site.start()
+
+
 class Crash(BaseException):
     pass
 
