@@ -24,7 +24,7 @@ $(STAMP): pyproject.toml uv.lock
 	@touch $@
 
 .PHONY: demo
-demo: $(STAMP) ## Three nodes on this machine drive one project through its whole life
+demo: $(STAMP) ## A real project on three nodes, from a git repository to a submission
 	@$(BIN)/python -m chaos.demo
 
 .PHONY: test

@@ -1,251 +1,339 @@
-"""``make demo``: three nodes on this machine drive one project through its whole life, losing their leader on the way.
+"""``make demo``: a real project, from a git repository and its brief to a submission and the next window.
 
-Every request goes to a follower, signed by the identity the chart asks for. Nothing is played: these are the processes,
-keys and routes an operator has. What happens is read back from the project's log, so the steward's own steps show too.
+Everybody is a process of its own: three nodes, an effect receiver, the workers that ingest, provision and run, three
+electors and three agents. Each signs with a key that may do its part and no more. The leader is killed while the agents
+work. Nothing is played: what happens is read back from the project's log, so the steward's own steps show too.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
+import os
+import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from chaos.elector import held_set
 from chaos.live import LiveCluster, Trouble
+from chaos.live.cluster import free_base_port
 from cluster.cli.inspect import print_status
-from swoosh import quorum
-from swoosh.client import Accepted, Client, Refused
-from swoosh.hashing import digest
+from cluster.cli.keys import write_private
+from cluster.worker.corpus import Corpus
+from swoosh import canonical, quorum
+from swoosh.client import Accepted, Client, Draft, Key
+from swoosh.proposal import CLUSTER
 
 PROJECT = "demo"
 TIDE_SECONDS = 6
-ROLES = {"architect": "agent-1", "developer": "agent-2", "tester": "agent-3"}
-ELECTORS = ("elector-1", "elector-2", "elector-3")
-TASKS = {"design": "agent-1", "build": "agent-2", "verify": "agent-3"}
+PATIENCE_SECONDS = 180.0
 TOOL, TOOL_VERSION = "mcp-search", "1.4.2"
-CONTENT, ENVIRONMENT, PLAN, NEXT_PLAN, ARTIFACT = (
-    digest("demo", name) for name in ("content", "environment", "plan", "next plan", "artifact")
-)
-PATIENCE_SECONDS = 30.0
-PAUSE_SECONDS = 0.1
+BRIEF = """# A parser in an afternoon
+
+- [x] Choose a grammar
+- [ ] Design the syntax tree {#design}
+- [ ] Build the parser {#build}
+- [ ] Verify it on a corpus {#verify}
+"""
+AGENTS = {"agent-a": "architect", "agent-d": "developer", "agent-t": "tester"}
+ELECTORS = ("elector-1", "elector-2", "elector-3")
+ROLES: dict[str, tuple[str, ...]] = {
+    "ingester": ("proposer:ingestion",),
+    "provisioner": ("proposer:environment",),
+    "runner": ("proposer:council", "proposer:lifecycle", "proposer:execution"),
+    **{name: ("agent", "provider:agent") for name in AGENTS},
+}
+"""What each key of this project may do, beside the keys every cluster is made with."""
 
 
-class Stage:
-    """The project, and everyone who acts on it, through the followers of the moment."""
+class Play:
+    """The project, and every process that acts in it."""
 
     def __init__(self, cluster: LiveCluster) -> None:
         self.cluster = cluster
+        self.work = Corpus(cluster.directory / "work")
+        self.assets = cluster.directory / "assets"
         self.leader = ""
-        self._stack = AsyncExitStack()
-        self._clients: dict[str, Client] = {}
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._shown = 0
-        self._names = {cluster.key(name).principal: name for name in ("proposer", "operator", *ROLES.values())}
+        self._names: dict[str, str] = {}
 
-    async def follow(self) -> None:
-        """Find the leader, and go through its followers from now on."""
-        await self.close()
-        self.leader = await self.cluster.ready()
-        followers = [node for node in self.cluster.running if node != self.leader]
-        names = ("proposer", "operator", "provider", *ROLES.values())
-        for name in names:
-            client = self.cluster.client(name, via=[*followers, self.leader])
-            self._clients[name] = await self._stack.enter_async_context(client)
-        print(f"  leader {self.leader}; asking {followers[0]}", flush=True)
+    # --- processes ----------------------------------------------------------------------------------------------------
 
-    async def close(self) -> None:
-        """Release the connections."""
-        await self._stack.aclose()
-
-    async def act(self, who: str, transition: str, inputs: Mapping[str, Any] | None = None, window: str = "") -> None:
-        """Propose until the window of class ``window`` is open and the proposal accepted."""
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while True:
-            window_id = await self._window_id(window)
-            outcome = await self._clients[who].propose(
-                transition, inputs=inputs, project=PROJECT, window_id=window_id, on_stale="resubmit"
+    def start(self, name: str, *command: str) -> None:
+        """Start a program of this repository; what it says goes to a log beside the nodes'."""
+        with self.log(name).open("wb") as log:
+            self._processes[name] = subprocess.Popen(
+                [sys.executable, "-m", *command], stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
-            if isinstance(outcome, Accepted):
-                await self.show()
-                return
-            closed = isinstance(outcome, Refused) and outcome.failing_guard in ("window_open", "new_window")
-            if not closed or time.monotonic() > deadline:
-                raise Trouble(f"{transition} by {who}: {outcome}{self.cluster.logs()}")
-            await asyncio.sleep(PAUSE_SECONDS)
 
-    async def report(self, kind: str, subject: str, body: Mapping[str, Any]) -> None:
-        """A provider's signed fact."""
-        outcome = await self._clients["provider"].fact(kind, subject, body)
-        if isinstance(outcome, Refused):
-            raise Trouble(f"fact {kind}/{subject}: {outcome}{self.cluster.logs()}")
+    def send(self, name: str, *command: str) -> None:
+        """Start a program that signs with the key of this name and knows all nodes."""
+        there = [option for url in self.cluster.endpoints for option in ("--endpoint", url)]
+        key = self.cluster.keys / f"{name}.pem"
+        self.start(name, *command, "--project", PROJECT, "--key", str(key), *there)
 
-    async def reaches(self, region: str, phase: str) -> None:
-        """Wait for the steward to do what follows from the facts."""
+    async def ended(self, *names: str) -> None:
+        """Wait until these programs have ended well."""
 
-        async def reached() -> bool | None:
-            return True if (await self.region(region))["Phase"] == phase else None
+        async def over() -> bool | None:
+            codes = {name: self._processes[name].poll() for name in names}
+            failed = [name for name, code in codes.items() if code]
+            if failed:
+                raise Trouble(f"{failed[0]} ended with {codes[failed[0]]}:\n{self.log(failed[0]).read_text()}")
+            return True if all(code == 0 for code in codes.values()) else None
 
-        await self.cluster.wait_for(f"{region} to reach {phase}", reached)
-        await self.show()
+        await self.until(f"{', '.join(names)} to end", over)
+
+    def close(self) -> None:
+        """End every program that still runs."""
+        for process in self._processes.values():
+            process.kill()
+            process.wait()
+
+    def log(self, name: str) -> Path:
+        return self.cluster.directory / f"{name}.log"
+
+    def last_words(self) -> str:
+        """How far everybody came, for a failure's text."""
+        lines = [f"{name}: {self.log(name).read_text().strip().splitlines()[-1:]}" for name in self._processes]
+        return "\n".join(lines)
+
+    # --- asking -------------------------------------------------------------------------------------------------------
+
+    async def until(
+        self, what: str, condition: Callable[[], Awaitable[Any]], *, within: float = PATIENCE_SECONDS
+    ) -> Any:
+        """Wait for something other than None, showing what happens meanwhile."""
+
+        async def shown() -> Any:
+            await self.show()
+            return await condition()
+
+        try:
+            return await self.cluster.wait_for(what, shown, within)
+        except Trouble as trouble:
+            raise Trouble(f"{trouble}\n{self.last_words()}") from None
+
+    async def follow(self) -> str:
+        """Find the leader."""
+        self.leader = await self.cluster.ready()
+        return self.leader
 
     async def region(self, name: str) -> dict[str, Any]:
-        """One region of the project, as a follower has it."""
-        state = await self._clients["proposer"].state(PROJECT, projection=[name])
+        """One region of the project."""
+        async with self.cluster.client() as client:
+            state = await client.state(PROJECT, projection=[name])
         found: dict[str, Any] = state.projection[name] if state else {}
         return found
 
+    async def propose(self, who: str, transition: str, inputs: Mapping[str, Any]) -> None:
+        """What a person does by hand."""
+        async with self.cluster.client(who) as client:
+            outcome = await client.propose(transition, inputs=inputs, project=PROJECT, on_stale="resubmit")
+        if not isinstance(outcome, Accepted):
+            raise Trouble(f"{transition} by {who}: {outcome}\n{self.last_words()}")
+
     async def show(self) -> None:
         """One line for each transition that was not shown yet."""
-        async for record in self._clients["proposer"].wal(PROJECT, start=self._shown + 1):
-            who = self._names.get(record["signer"], "steward")
-            head = record["state_post_hash"].removeprefix("sha256-")[:12]
-            print(f"  {record['index']:>5}  {record['transition_name']:<32} {head}  {self.leader}  {who}", flush=True)
-            self._shown = record["seq"]
+        async with self.cluster.client() as client:
+            async for record in _records(client, self._shown + 1):
+                who = self._names.get(record["signer"], "a node")
+                head = record["state_post_hash"].removeprefix("sha256-")[:12]
+                print(f"  {record['index']:>5}  {record['transition_name']:<32} {head}  term {record['term']}  {who}",
+                      flush=True)  # fmt: skip
+                self._shown = record["seq"]
 
-    def principals(self, names: Sequence[str]) -> list[str]:
+    def named(self, *names: str) -> list[str]:
         """What the cluster calls these keys."""
-        return [self.cluster.key(name).principal for name in names]
-
-    async def _window_id(self, window: str) -> str:
-        if window == "reverb":
-            return str((await self.region("Execution"))["ActiveWindowID"])
-        return f"tidal:{time.time_ns() // (TIDE_SECONDS * 10**9)}" if window else ""
+        principals = [self.cluster.key(name).principal for name in names]
+        self._names.update(zip(principals, names, strict=True))
+        return principals
 
 
-async def play(cluster: LiveCluster) -> None:
-    """The whole life of one project."""
-    stage = Stage(cluster)
+async def play(cluster: LiveCluster) -> Play:
+    """The whole life of one project, up to its second window. The nodes are left running, the others too."""
+    stage = Play(cluster)
     try:
-        print("three nodes start", flush=True)
-        cluster.start()
-        await stage.follow()
-        print("  INDEX  TRANSITION                       STATE-HASH    LEADER  SIGNED BY", flush=True)
-        await boot(stage)
-        await ingest(stage)
+        await open_stage(stage)
+        await create(stage, repository(cluster.directory / "upstream"))
+        send_everybody(stage)
         await elect(stage)
-        await provision(stage)
-        await work(stage)
-        await review_and_deliver(stage)
+        await kill_the_leader(stage)
+        await stage.ended("runner", "ingester", "provisioner")
+        await stage.show()
+    except BaseException:
+        stage.close()
+        raise
+    return stage
+
+
+async def open_stage(stage: Play) -> None:
+    """Nodes, and what provisions for them."""
+    cluster, port = stage.cluster, free_base_port(1) + 1
+    for node in cluster.nodes:
+        cluster.environment[node] = {
+            "SWOOSH_ENVIRONMENT_URL": f"http://127.0.0.1:{port}",
+            "SWOOSH_ENVIRONMENT_EVERY_MS": "500",
+        }
+    print("three nodes and an effect receiver start", flush=True)
+    stage.start(
+        "receiver", "cluster", "worker", "receive", "--listen", f"127.0.0.1:{port}", "--root", str(stage.assets)
+    )
+    cluster.start()
+    print(f"  leader {await stage.follow()}", flush=True)
+    keys = {name: Key.generate() for name in ROLES}
+    for name, key in keys.items():
+        write_private(cluster.keys / f"{name}.pem", key.pem())
+    drafts = [
+        Draft("IDENTITY_ADDED", _identity(name, key.principal, ROLES[name]), CLUSTER) for name, key in keys.items()
+    ]
+    async with cluster.client("admin") as client:
+        outcomes = await client.batch(drafts)
+    if not all(isinstance(outcome, Accepted) for outcome in outcomes):
+        raise Trouble(f"identities: {outcomes}")
+    stage.named("operator", "proposer", *ELECTORS, *ROLES)
+
+
+async def create(stage: Play, upstream: Path) -> None:
+    """A person creates the project and says who may elect its council."""
+    brief = {
+        "brief": "A parser, as the repository describes it.",
+        "repository": upstream.as_uri(),
+        "planned_roles": list(AGENTS.values()),
+    }
+    print("  INDEX  TRANSITION                       STATE-HASH    TERM    SIGNED BY", flush=True)
+    await stage.propose("operator", "PROJECT_CREATED", brief)
+
+    async def licensed() -> bool | None:
+        return True if (await stage.region("Boot"))["Licensed"] else None
+
+    await stage.until("the license", licensed)
+    profiles = {
+        "roles": list(AGENTS.values()),
+        "electorate": stage.named(*ELECTORS),
+        "threshold": quorum.majority(len(ELECTORS)),
+    }
+    await stage.propose("operator", "COUNCIL_PROFILES_LOADED", profiles)
+
+
+def send_everybody(stage: Play) -> None:
+    """Workers, electors and agents, each a process with its own key."""
+    work = ("--work", str(stage.work.directory))
+    ballots = stage.cluster.directory / "ballots"
+    ballots.mkdir()
+    pins = json.dumps({TOOL: TOOL_VERSION})
+    stage.send("ingester", "cluster", "worker", "ingest", "--ref", "main", *work)
+    stage.send("provisioner", "cluster", "worker", "provision", "--asset", "runner:directory:4")
+    stage.send("runner", "cluster", "worker", "run", "--pins", pins, *work)
+    for name, role in AGENTS.items():
+        stage.send(name, "chaos.agent", "--name", name, "--role", role, *work)
+    for name in ELECTORS:
+        stage.send(name, "chaos.elector", "--ballots", str(ballots))
+
+
+async def elect(stage: Play) -> None:
+    """A person takes the ballots to the cluster, and a probe says that the tool answers."""
+    await stage.ended(*ELECTORS)
+    council = await stage.region("Council")
+    votes = [json.loads(file.read_bytes()) for file in sorted((stage.cluster.directory / "ballots").iterdir())]
+    certificate = {
+        "election": council["Election"],
+        "member_set_hash": held_set(council),
+        "threshold": council["Threshold"],
+        "votes": votes,
+    }
+    await stage.propose("operator", "COUNCIL_QUORUM_CERT", certificate)
+
+    async def tools_pinned() -> bool | None:
+        async with stage.cluster.client("provider") as client:
+            await client.fact("tool", TOOL, {"reachable": True, "version": TOOL_VERSION})
+        return True if (await stage.region("Council"))["Phase"] == "READY" else None
+
+    await stage.until("the council's tools", tools_pinned)
+
+
+async def kill_the_leader(stage: Play) -> None:
+    """SIGKILL once the first task is claimed; the node comes back while the others work."""
+
+    async def at_work() -> bool | None:
+        tasks = (await stage.region("Execution"))["Tasks"].values()
+        return True if any(task["State"] != "OPEN" for task in tasks) else None
+
+    await stage.until("a task to be claimed", at_work)
+    victim = await stage.follow()
+    print(f"SIGKILL {victim}, the leader", flush=True)
+    stage.cluster.kill(victim)
+    print(f"  leader {await stage.follow()}", flush=True)
+    print(f"{victim} starts again", flush=True)
+    stage.cluster.start(victim)
+
+
+async def delivered(stage: Play) -> dict[str, Any]:
+    """What was submitted, read back by its hash, with every task's evidence."""
+    (submission,) = (await stage.region("Execution"))["Submissions"]
+    (artifact,) = submission["Artifacts"]
+    delivery: dict[str, Any] = canonical.parse(stage.work.document(artifact.removeprefix("sha256-")))
+    for task in delivery["tasks"].values():
+        stage.work.document(task["evidence"].rpartition("/")[2])
+    return delivery
+
+
+def repository(path: Path) -> Path:
+    """A git repository with a brief in it."""
+    path.mkdir()
+    (path / "BRIEF.md").write_text(BRIEF)
+    (path / "README.md").write_text("# A parser\n")
+    git = ("git", "-C", str(path), "-c", "user.name=Ada", "-c", "user.email=ada@example.org")
+    for command in (("init", "-q", "-b", "main"), ("add", "."), ("commit", "-q", "-m", "a brief")):
+        subprocess.run([*git, *command], check=True, env={**os.environ, "HOME": str(path)})
+    return path
+
+
+async def _records(client: Client, start: int) -> Any:
+    if await client.state(PROJECT, projection=["Meta"]) is not None:
+        async for record in client.wal(PROJECT, start=start):
+            yield record
+
+
+def _identity(name: str, principal: str, roles: tuple[str, ...]) -> dict[str, Any]:
+    return {"name": name, "principal": principal, "roles": list(roles), "projects": [PROJECT]}
+
+
+async def show_it(cluster: LiveCluster, inspect: Callable[[Play], Awaitable[None]] | None) -> None:
+    """Play, and say what came of it."""
+    began = time.monotonic()
+    stage = await play(cluster)
+    try:
+        delivery = await delivered(stage)
+        print(f"delivered in {delivery['window_id']}, {time.monotonic() - began:.0f} s after the start:", flush=True)
+        for name, task in delivery["tasks"].items():
+            print(f"  {name:<8} {task['evidence']}", flush=True)
+        if inspect is not None:
+            await inspect(stage)
         print("all three agree", flush=True)
         print_status(await cluster.agreed())
     finally:
-        await stage.close()
+        stage.close()
 
 
-async def boot(stage: Stage) -> None:
-    """A project is created; the steward boots it on the license fact."""
-    brief = {
-        "brief": "Show one whole turn.",
-        "repository": "https://example.org/demo.git",
-        "planned_roles": list(ROLES),
-    }
-    await stage.act("proposer", "PROJECT_CREATED", brief)
-    await stage.reaches("Boot", "LICENSED")
-
-
-async def ingest(stage: Stage) -> None:
-    """Sources become one pinned version."""
-    await stage.act("proposer", "INGESTION_SOURCES_RESOLVED", {"sources": ["ucxl://chorus:spec@demo/brief"]})
-    await stage.act("proposer", "INGESTION_FETCHED", {"content_hash": CONTENT})
-    await stage.act("proposer", "INGESTION_VALIDATED", {"outcomes": {"schema": "ok"}})
-    await stage.act("proposer", "INGESTION_INDEXED", {"content_hash": CONTENT})
-
-
-async def elect(stage: Stage) -> None:
-    """Agents claim roles, electors sign the exact set, and tools are pinned."""
-    for role, agent in ROLES.items():
-        await stage.report("agent", stage.principals([agent])[0], {"name": agent, "capabilities": [role]})
-    electorate = stage.principals(ELECTORS)
-    profiles = {"roles": list(ROLES), "electorate": electorate, "threshold": quorum.majority(len(ELECTORS))}
-    await stage.act("proposer", "COUNCIL_PROFILES_LOADED", profiles)
-    for role, agent in ROLES.items():
-        await stage.act(agent, "COUNCIL_ROLE_CLAIMED", {"role": role, "agent": agent})
-    await stage.act("proposer", "COUNCIL_QUORUM_CERT", await certificate(stage))
-    await stage.report("tool", TOOL, {"reachable": True, "version": TOOL_VERSION})
-    await stage.act("proposer", "COUNCIL_TOOLING_SYNCED", {"content_hash": CONTENT, "pins": {TOOL: TOOL_VERSION}})
-
-
-async def certificate(stage: Stage) -> dict[str, Any]:
-    """A quorum of electors signs the claims as they stand."""
-    council = await stage.region("Council")
-    claims = [(role, claim["Agent"], claim["Principal"]) for role, claim in council["Claims"].items()]
-    held, election, cluster = quorum.member_set_hash(claims), council["Election"], stage.cluster
-    voters = [cluster.key(name) for name in ELECTORS[: council["Threshold"]]]
-    votes = [
-        {
-            "voter": key.principal,
-            "vote": quorum.APPROVE,
-            "signature": key.sign_vote(cluster.cluster_id, PROJECT, election, held),
-        }
-        for key in voters
-    ]
-    return {"election": election, "member_set_hash": held, "threshold": council["Threshold"], "votes": votes}
-
-
-async def provision(stage: Stage) -> None:
-    """A saga of one asset; the steward finds the environment healthy once its probe says so."""
-    await stage.report("capacity", "default", {"units_free": 100})
-    wanted = [{"name": "runner", "kind": "container", "units": 4}]
-    await stage.act("proposer", "ENVIRONMENT_CAPACITY_ALLOCATED", {"assets": wanted})
-    step = {"asset": "runner", "effect": "runner-1"}
-    await stage.act("proposer", "ENVIRONMENT_EFFECT_REQUESTED", step)
-    await stage.act("proposer", "ENVIRONMENT_EFFECT_CONFIRMED", {**step, "receipt": digest("demo", "receipt")})
-    await stage.act("proposer", "ENVIRONMENT_PROVISIONED", {"environment_hash": ENVIRONMENT})
-    await stage.report("health", PROJECT, {"status": "green"})
-    await stage.reaches("Environment", "READY")
-
-
-async def agreement(stage: Stage) -> dict[str, str]:
-    """The three hashes execution stands on."""
-    members = (await stage.region("Council"))["MemberSetHash"]
-    return {"content_hash": CONTENT, "member_set_hash": members, "environment_hash": ENVIRONMENT}
-
-
-async def work(stage: Stage) -> None:
-    """The plan is locked, work begins, the leader is killed, work goes on, the dead one comes back."""
-    stands_on = await agreement(stage)
-    await stage.act("proposer", "EXECUTION_BEGUN", stands_on, "plan")
-    tasks = {task: f"{task} it" for task in TASKS}
-    await stage.act("proposer", "EXECUTION_PLAN_LOCKED", {**stands_on, "plan_hash": PLAN, "tasks": tasks}, "plan")
-    await stage.act(TASKS["design"], "EXECUTION_TASK_CLAIMED", {"task": "design"}, "work")
-    victim = stage.leader
-    print(f"SIGKILL {victim}, the leader", flush=True)
-    stage.cluster.kill(victim)
-    await stage.follow()
-    for task in ("build", "verify"):
-        await stage.act(TASKS[task], "EXECUTION_TASK_CLAIMED", {"task": task}, "work")
-    print(f"{victim} starts again", flush=True)
-    stage.cluster.start(victim)
-    for task, agent in TASKS.items():
-        evidence = f"ucxl://{agent}:{task}@demo/result"
-        await stage.act(agent, "EXECUTION_TASK_COMPLETED", {"task": task, "evidence": evidence}, "work")
-    await stage.follow()
-
-
-async def review_and_deliver(stage: Stage) -> None:
-    """Members judge each other's work; it is delivered in reverb; the next window begins with a new plan."""
-    await stage.act("proposer", "EXECUTION_REVIEW_OPENED", {}, "review")
-    for agent in ROLES.values():
-        others = [task for task, owner in TASKS.items() if owner != agent]
-        await stage.act(agent, "EXECUTION_APPROVAL_RECORDED", {"verdict": "approve", "tasks": others}, "review")
-    await stage.act("proposer", "EXECUTION_APPROVED", {}, "reverb")
-    await stage.act("proposer", "EXECUTION_SUBMITTED", {"plan_hash": PLAN, "artifacts": [ARTIFACT]}, "reverb")
-    await stage.act("proposer", "EXECUTION_NEXT_WINDOW", {}, "plan")
-    follow_up = {**await agreement(stage), "plan_hash": NEXT_PLAN, "tasks": {"polish": "polish it"}}
-    await stage.act("proposer", "EXECUTION_PLAN_LOCKED", follow_up, "plan")
-
-
-def main() -> int:
-    """Run it in a directory that is gone afterwards; 0 when the cluster did what it should."""
+def main(inspect: Callable[[Play], Awaitable[None]] | None = None) -> int:
+    """Run it in a directory that is gone afterwards; 0 when everybody did what they should. ``inspect`` may look at the
+    project before the nodes end."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if shutil.which("git") is None:
+        print("the demo needs git", file=sys.stderr)
+        return 1
     with tempfile.TemporaryDirectory(prefix="swoosh-demo-", ignore_cleanup_errors=True) as directory:
         cluster = LiveCluster.create(Path(directory) / "cluster", "--windows", f"tidal:{TIDE_SECONDS}")
         try:
-            asyncio.run(play(cluster))
+            asyncio.run(show_it(cluster, inspect))
         except Trouble as trouble:
             print(f"the demo failed: {trouble}", file=sys.stderr)
             return 1

@@ -540,3 +540,8 @@ def spell(address: Address) -> str:
     """``host:port``, an IPv6 host in brackets."""
     host, port = address
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def inherited(*names: str) -> dict[str, str]:
+    """What a child process may have of this one's environment: these variables, where they are set."""
+    return {name: os.environ[name] for name in names if name in os.environ}

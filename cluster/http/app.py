@@ -15,7 +15,7 @@ from aiohttp import web
 
 from cluster import faults
 from cluster.faults import ExitCode
-from cluster.http import admin, health, hmmm, outboxes, problems, records, state, transition, watch
+from cluster.http import admin, health, hmmm, outboxes, problems, records, state, transition, watch, windows
 from cluster.http.listener import doorman_of
 from cluster.http.rate import METERS, Buckets, Meters, Throttled, charge
 from cluster.http.request import LIMITS, METRICS, NODE, PROJECT, Limits, head_of
@@ -59,6 +59,7 @@ def public_app(node: Node, metrics: Metrics, limits: Limits | None = None) -> we
             web.get("/council/votes", hmmm.get_votes),
             web.get("/state", state.get_state),
             web.get("/projects", state.get_projects),
+            web.get("/windows", windows.get_windows),
             web.get("/health", health.get_health),
             web.get("/health/live", health.get_live),
             web.get("/health/ready", health.get_ready),

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from swoosh.client import Accepted, Client, Refused, State, Unavailable, Unknown
 from swoosh.client.transport import Clock
@@ -35,9 +35,10 @@ class Step(NamedTuple):
 
 
 class Wait(NamedTuple):
-    """Nothing is due until others have moved: for what, in words."""
+    """Nothing is due until others have moved: for what, in words, and after how many seconds to look again."""
 
     what: str
+    seconds: float = LOOK_SECONDS
 
 
 class Done(NamedTuple):
@@ -53,6 +54,14 @@ class GaveUp(Exception):
 Decide = Callable[[State | None], Awaitable[Step | Wait | Done]]
 """What is due in a project as it is committed now; None where nobody created it. May do work of its own first, which
 is repeated where the proposal was not accepted: it must be idempotent. Raises GaveUp."""
+
+
+class Decider(Protocol):
+    """What makes one worker another: the regions it looks at, and what it finds due in them."""
+
+    regions: tuple[str, ...]
+
+    async def decide(self, seen: State | None) -> Step | Wait | Done: ...
 
 
 async def work(
@@ -73,14 +82,14 @@ async def work(
     """
     said = ""
     while True:
-        waits = None
+        waits, pause = None, LOOK_SECONDS
         try:
             seen = await client.state(project, projection=regions)
             due = await decide(seen)
             match due:
                 case Done():
                     return due
-                case Wait(what):
+                case Wait(what, pause):
                     waits = f"waiting for {what}"
                 case Step():
                     waits = await _take(client, project, seen, due, say)
@@ -89,7 +98,7 @@ async def work(
         if waits is not None:
             if waits != said:
                 say(waits)
-            await clock.sleep(LOOK_SECONDS)
+            await clock.sleep(pause)
         said = waits or ""
 
 

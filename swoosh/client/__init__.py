@@ -14,12 +14,14 @@ from swoosh.client.answers import (
     Accepted,
     ClientError,
     FactAccepted,
+    Opening,
     Outcome,
     Refused,
     Rejected,
     State,
     Unavailable,
     Unknown,
+    Windows,
 )
 from swoosh.client.client import Client, Draft
 from swoosh.client.retry import Policy
@@ -32,6 +34,7 @@ __all__ = [
     "Draft",
     "FactAccepted",
     "Key",
+    "Opening",
     "Outcome",
     "Policy",
     "Refused",
@@ -39,4 +42,5 @@ __all__ = [
     "State",
     "Unavailable",
     "Unknown",
+    "Windows",
 ]

@@ -121,6 +121,24 @@ class State(msgspec.Struct, frozen=True):
     region_hashes: dict[str, str] = {}
 
 
+class Opening(msgspec.Struct, frozen=True):
+    """One time class of a project: whether it is open, the window a proposal has to name (None: the caller chooses),
+    and in how many milliseconds it opens (None where nobody can say)."""
+
+    open: bool
+    reason: str
+    window_id: str | None = None
+    opens_in_ms: int | None = None
+
+
+class Windows(msgspec.Struct, frozen=True):
+    """An answer to ``GET /windows``. ``classes`` has ``plan``, ``work``, ``review`` and ``reverb``."""
+
+    classes: dict[str, Opening]
+    active_window_id: str
+    window_id: str | None = None
+
+
 def outcome(reply: Reply, idem_key: str) -> Accepted | Refused:
     """What ``POST /transition`` came to.
 

@@ -22,7 +22,7 @@ from urllib.parse import quote, urlencode
 
 from swoosh import canonical, hlc
 from swoosh.client import answers, retry
-from swoosh.client.answers import Accepted, FactAccepted, Outcome, Refused, State, Unknown
+from swoosh.client.answers import Accepted, FactAccepted, Outcome, Refused, State, Unknown, Windows
 from swoosh.client.retry import Fate, Pauses, Policy
 from swoosh.client.signing import Key
 from swoosh.client.transport import (
@@ -302,6 +302,15 @@ class Client:
         if min_index:
             query["min_index"] = str(min_index)
         return await self._state(query, self._deadline())
+
+    async def windows(self, project: str = DEFAULT_PROJECT) -> Windows:
+        """What may happen in a project now, by the clock of the node that answers; the cluster judges by its own.
+
+        Raises:
+            Unavailable: nobody could answer within the budget.
+            Rejected: there is no such project.
+        """
+        return answers.read(await self._get(_with_query("/windows", {"project": project}), self._deadline()), Windows)
 
     async def health(self, endpoint: str | None = None) -> dict[str, Any]:
         """What one node says of itself and the group: of ``endpoint``, or of the first that answers.

@@ -329,3 +329,14 @@ def test_signatures_are_base64url_without_padding() -> None:
     signature = KEY.sign_vote(CLUSTER_ID, "p", 1, HEAD)
     assert "=" not in signature
     assert len(base64.urlsafe_b64decode(signature + "==")) == 64
+
+
+async def test_windows_are_read_as_the_node_sees_them() -> None:
+    shut = {"open": False, "window_id": "w-1", "reason": "it is the plan phase", "opens_in_ms": 300}
+    script = Script()
+    script._state = lambda asked: reply(  # type: ignore[method-assign]
+        200, project="atlas", source="tidal", window_id="w-2", active_window_id="w-1", classes={"review": shut}
+    )
+    found = await client(script).windows("atlas")
+    assert (found.window_id, found.active_window_id, found.classes["review"].opens_in_ms) == ("w-2", "w-1", 300)
+    assert script.asked[-1].url.endswith("/windows?project=atlas")

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
+import click
 import pytest
 
 from chaos.solo import Solo, the_chart
 from chaos.steer import drive
+from cluster.cli import main
 from cluster.shhh import policy
 from swoosh import canonical, state
 from swoosh.errors import Malformed
@@ -43,6 +46,26 @@ def test_the_policy_of_the_page_is_one_once_it_is_mended() -> None:
         policy.decode(tomllib.loads(first))
     found = policy.decode(tomllib.loads(re.sub(r"patterns = .*\n", mended, first)))
     assert (found.verdicts["acme-key"], found.verdicts["bearer-token"]) == ("quarantine", "redact")
+
+
+def commands(page: str) -> list[list[str]]:
+    """Every `swoosh` command of a page's shell blocks, as words."""
+    blocks = re.findall(r"```sh\n(.*?)```", (PAGES / page).read_text(encoding="utf-8"), re.DOTALL)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("swoosh ")]
+
+
+@pytest.mark.parametrize("words", commands("run-the-workers.md"), ids=" ".join)
+def test_the_commands_of_a_page_exist_with_their_options(words: list[str]) -> None:
+    command: click.Command = main
+    while isinstance(command, click.Group):
+        found = command.get_command(click.Context(command), words.pop(0))
+        assert found is not None
+        command = found
+    known = {name for each in command.params for name in (*each.opts, *each.secondary_opts)}
+    needed = {each.opts[0] for each in command.params if each.required and each.opts[0].startswith("--")}
+    given = {word for word in words if word.startswith("--")}
+    assert needed <= given <= known
 
 
 def answer(solo: Solo, project: str) -> bytes:

@@ -117,10 +117,11 @@ class Desk:
     recovery_s: float | None = 0.25
     stopping: bool = False
     policy: Policy = BUILT_IN
+    settings: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         people = tuple(Registered(name, KEYS[name].principal, roles) for name, roles in ROLES.items())
-        self.genesis = Genesis("ab" * 32, ("n1", "n2", "n3"), people, {}, CHART.hash, self.insecure, 0)
+        self.genesis = Genesis("ab" * 32, ("n1", "n2", "n3"), people, self.settings, CHART.hash, self.insecure, 0)
         self.cluster_id = genesis.cluster_id(self.genesis)
         self.chart = CHART
         rates = {"rate_per_signer": self.rate_per_signer, "rate_per_ip": self.rate_per_ip}
