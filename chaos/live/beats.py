@@ -21,17 +21,17 @@ from typing import Any
 
 import msgspec
 
-from chaos import demo
 from chaos.beats import CLASSES, judge
-from chaos.demo import ARTIFACT, PLAN, PROJECT, ROLES, TASKS, Stage
-from chaos.live.cluster import LiveCluster, Trouble
+from chaos.live import stage
+from chaos.live.cluster import LiveCluster
 from chaos.live.nats import MISSING, NatsServer, is_installed
+from chaos.live.stage import ARTIFACT, PLAN, PROJECT, ROLES, TASKS, Stage
 from cluster.clock import SystemClock
 from cluster.config import packaged_chart
 from cluster.providers.broker import Access
 from cluster.providers.nats import Nats
 from cluster.standins.backbeat import PHASES, Score, Span, play
-from swoosh.client import Accepted, Refused
+from swoosh.client import Refused
 from swoosh.wal import WalRecord
 
 REPORT = Path(__file__).resolve().parents[2] / "docs" / "reports" / "beats.jsonl"
@@ -76,27 +76,24 @@ class Cast(Stage):
 
     async def act(self, who: str, transition: str, inputs: Mapping[str, Any] | None = None, window: str = "") -> None:
         """Propose again and again until it is accepted."""
-        while True:
-            outcome = await self._clients[who].propose(
-                transition, inputs=inputs, project=PROJECT, window_id=await self._window_id(window), on_stale="resubmit"
-            )
-            if isinstance(outcome, Accepted):
-                return
-            if not isinstance(outcome, Refused) or outcome.failing_guard not in ("window_open", "new_window"):
-                raise Trouble(f"{transition} by {who}: {outcome}{self.cluster.logs()}")
-            self.closed[window if outcome.failing_guard == "window_open" else "next"] += 1
+        while not await self.tried(who, transition, inputs, window):
             await asyncio.sleep(PAUSE_SECONDS)
+
+    def is_closed(self, window: str, outcome: object) -> bool:
+        """Counts what it finds closed."""
+        closed = super().is_closed(window, outcome)
+        if closed and isinstance(outcome, Refused):
+            self.closed[window if outcome.failing_guard == "window_open" else "next"] += 1
+        return closed
 
     async def records(self) -> list[dict[str, Any]]:
         """The project's WAL."""
         return [record async for record in self._clients["proposer"].wal(PROJECT)]
 
-    async def show(self) -> None:
-        """Too much to read."""
-
-    async def _window_id(self, window: str) -> str:
+    async def window_id(self, window: str) -> str:
+        """The window that is heard, but for reverb."""
         if window == "reverb":
-            return str((await self.region("Execution"))["ActiveWindowID"])
+            return await super().window_id(window)
         now_ms = self._clock.wall_us() // 1000
         begun = [span.window for span in self.played if span.from_ms <= now_ms]
         return begun[-1] if window and begun else ""
@@ -115,7 +112,7 @@ async def conduct(beats: int, score: Score, directory: Path) -> Result:
         cast = Cast(cluster)
         try:
             await cast.follow()
-            for act in (demo.boot, demo.ingest, demo.elect, demo.provision):
+            for act in (stage.boot, stage.ingest, stage.seat, stage.pin_tools, stage.provision):
                 await act(cast)
             await _play(cast, server, url, score, beats)
             await cluster.agreed()
@@ -164,7 +161,7 @@ async def _go_round(cast: Cast, until_beat: int) -> None:
 async def _turn(cast: Cast) -> None:
     for agent in ROLES.values():
         await cast.report("agent", cast.principals([agent])[0], {"name": agent})
-    stands_on = await demo.agreement(cast)
+    stands_on = await stage.agreement(cast)
     phase = (await cast.region("Execution"))["Phase"]
     if phase == "IDLE":
         await cast.act("proposer", "EXECUTION_BEGUN", stands_on, "plan")

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from chaos.demo import CONTENT, ELECTORS, PROJECT, ROLES, Stage, boot, certificate, ingest
 from chaos.live import LiveCluster
-from swoosh import quorum
+from chaos.live.stage import CONTENT, PROJECT, Stage, boot, ingest, seat
 from swoosh.client import Accepted, Client, Refused
+from tests.sealed import seal_for
 from tests.system.conftest import Found
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -79,7 +79,7 @@ def files() -> Iterator[ToolProcess]:
 
 def configure(cluster: LiveCluster, search: ToolProcess, files: ToolProcess) -> None:
     for node in cluster.nodes:
-        (cluster.home(node) / "search.token").write_text(TOKEN)
+        seal_for(cluster.home(node), "search.token.age", TOKEN)
         with (cluster.home(node) / "swoosh.toml").open("a") as config:
             config.write(f"""
 [mcp]
@@ -87,23 +87,11 @@ interval_ms = 1000
 
 [mcp.servers.search]
 url = "http://127.0.0.1:{search.port}/mcp"
-token = "search.token"
+token = "search.token.age"
 
 [mcp.servers.files]
 url = "http://127.0.0.1:{files.port}/mcp"
 """)
-
-
-async def seat(stage: Stage) -> None:
-    """A council with nothing left to do but to agree on its tools."""
-    for role, agent in ROLES.items():
-        await stage.report("agent", stage.principals([agent])[0], {"name": agent, "capabilities": [role]})
-    electorate = stage.principals(ELECTORS)
-    profiles = {"roles": list(ROLES), "electorate": electorate, "threshold": quorum.majority(len(ELECTORS))}
-    await stage.act("proposer", "COUNCIL_PROFILES_LOADED", profiles)
-    for role, agent in ROLES.items():
-        await stage.act(agent, "COUNCIL_ROLE_CLAIMED", {"role": role, "agent": agent})
-    await stage.act("proposer", "COUNCIL_QUORUM_CERT", await certificate(stage))
 
 
 class Council:
