@@ -1,8 +1,10 @@
 """``make demo``: a real project, from a git repository and its brief to a submission and the next window.
 
-Everybody is a process of its own: three nodes, an effect receiver, the workers that ingest, provision and run, three
-electors and three agents. Each signs with a key that may do its part and no more. The leader is killed while the agents
-work. Nothing is played: what happens is read back from the project's log, so the steward's own steps show too.
+Everybody is a process of its own: three nodes, an effect receiver, a tool server, the workers that ingest, provision
+and run, three electors and three agents. Each signs with a key that may do its part and no more. Where `nats-server` is
+installed, the windows are those of BACKBEAT, whose Pulse is a process too; elsewhere they follow the tide. The leader
+is killed while the agents work. Nothing is played: what happens is read back from the project's log, so the steward's
+own steps show too.
 """
 
 from __future__ import annotations
@@ -20,9 +22,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from chaos.elector import held_set
 from chaos.live import LiveCluster, Trouble
 from chaos.live.cluster import free_base_port
+from chaos.live.nats import NatsServer, is_installed
 from cluster.cli.inspect import print_status
 from cluster.cli.keys import write_private
 from cluster.worker.corpus import Corpus
@@ -33,7 +35,9 @@ from swoosh.proposal import CLUSTER
 PROJECT = "demo"
 TIDE_SECONDS = 6
 PATIENCE_SECONDS = 180.0
-TOOL, TOOL_VERSION = "mcp-search", "1.4.2"
+TOOL, TOOL_VERSION, DWELL_MS = "search", "1.4.2", 1_000
+BEATS_A_MINUTE, BEATS_A_BAR = 30, 2
+"""As long as the tide: a bar is four seconds."""
 BRIEF = """# A parser in an afternoon
 
 - [x] Choose a grammar
@@ -60,6 +64,7 @@ class Play:
         self.work = Corpus(cluster.directory / "work")
         self.assets = cluster.directory / "assets"
         self.leader = ""
+        self.broker = NatsServer(cluster.directory) if is_installed() else None
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._shown = 0
         self._names: dict[str, str] = {}
@@ -96,6 +101,8 @@ class Play:
         for process in self._processes.values():
             process.kill()
             process.wait()
+        if self.broker is not None:
+            self.broker.stop(signal.SIGKILL)
 
     def log(self, name: str) -> Path:
         return self.cluster.directory / f"{name}.log"
@@ -175,17 +182,23 @@ async def play(cluster: LiveCluster) -> Play:
 
 
 async def open_stage(stage: Play) -> None:
-    """Nodes, and what provisions for them."""
-    cluster, port = stage.cluster, free_base_port(1) + 1
+    """Nodes, and what they look at and act on."""
+    cluster, port, tool_port = stage.cluster, free_base_port(1) + 1, free_base_port(1) + 2
     for node in cluster.nodes:
-        cluster.environment[node] = {
-            "SWOOSH_ENVIRONMENT_URL": f"http://127.0.0.1:{port}",
-            "SWOOSH_ENVIRONMENT_EVERY_MS": "500",
-        }
-    print("three nodes and an effect receiver start", flush=True)
-    stage.start(
-        "receiver", "cluster", "worker", "receive", "--listen", f"127.0.0.1:{port}", "--root", str(stage.assets)
-    )
+        with (cluster.home(node) / "swoosh.toml").open("a") as file:
+            file.write(f'[mcp]\ninterval_ms = 500\n[mcp.servers.{TOOL}]\nurl = "http://127.0.0.1:{tool_port}/mcp"\n')
+            file.write(f'[environment]\nurl = "http://127.0.0.1:{port}"\nevery_ms = 500\n')
+            if stage.broker is not None:
+                file.write(f'[backbeat]\nurl = "nats://{stage.broker.address}"\ncluster = "lab"\n')
+    music = "without BACKBEAT, on the tide" if stage.broker is None else "a Pulse"
+    print(f"three nodes, an effect receiver, a tool server and {music} start", flush=True)
+    receive = ("cluster", "worker", "receive", "--listen", f"127.0.0.1:{port}", "--root", str(stage.assets))
+    stage.start("receiver", *receive)
+    stage.start("tool", "tests.toolserver", "--port", str(tool_port), "--version", TOOL_VERSION)
+    if stage.broker is not None:
+        stage.broker.start()
+        tempo = ("--tempo", str(BEATS_A_MINUTE), "--bar", str(BEATS_A_BAR))
+        stage.start("pulse", "cluster.standins.backbeat", "--url", f"nats://{stage.broker.address}", *tempo)
     cluster.start()
     print(f"  leader {await stage.follow()}", flush=True)
     keys = {name: Key.generate() for name in ROLES}
@@ -194,10 +207,11 @@ async def open_stage(stage: Play) -> None:
     drafts = [
         Draft("IDENTITY_ADDED", _identity(name, key.principal, ROLES[name]), CLUSTER) for name, key in keys.items()
     ]
+    drafts.append(Draft("SETTING_SET", {"name": "tool_dwell_ms", "value": DWELL_MS}, CLUSTER))
     async with cluster.client("admin") as client:
         outcomes = await client.batch(drafts)
     if not all(isinstance(outcome, Accepted) for outcome in outcomes):
-        raise Trouble(f"identities: {outcomes}")
+        raise Trouble(f"identities and settings: {outcomes}")
     stage.named("operator", "proposer", *ELECTORS, *ROLES)
 
 
@@ -224,39 +238,28 @@ async def create(stage: Play, upstream: Path) -> None:
 
 
 def send_everybody(stage: Play) -> None:
-    """Workers, electors and agents, each a process with its own key."""
+    """Workers and agents, each a process with its own key."""
     work = ("--work", str(stage.work.directory))
-    ballots = stage.cluster.directory / "ballots"
-    ballots.mkdir()
-    pins = json.dumps({TOOL: TOOL_VERSION})
+    pins = json.dumps({TOOL: ">=1.4,<2"})
     stage.send("ingester", "cluster", "worker", "ingest", "--ref", "main", *work)
     stage.send("provisioner", "cluster", "worker", "provision", "--asset", "runner:directory:4")
     stage.send("runner", "cluster", "worker", "run", "--pins", pins, *work)
     for name, role in AGENTS.items():
         stage.send(name, "chaos.agent", "--name", name, "--role", role, *work)
-    for name in ELECTORS:
-        stage.send(name, "chaos.elector", "--ballots", str(ballots))
 
 
 async def elect(stage: Play) -> None:
-    """A person takes the ballots to the cluster, and a probe says that the tool answers."""
-    await stage.ended(*ELECTORS)
-    council = await stage.region("Council")
-    votes = [json.loads(file.read_bytes()) for file in sorted((stage.cluster.directory / "ballots").iterdir())]
-    certificate = {
-        "election": council["Election"],
-        "member_set_hash": held_set(council),
-        "threshold": council["Threshold"],
-        "votes": votes,
-    }
-    await stage.propose("operator", "COUNCIL_QUORUM_CERT", certificate)
+    """Once every role is claimed, two of three electors vote; whoever leads takes the certificate to the log."""
 
-    async def tools_pinned() -> bool | None:
-        async with stage.cluster.client("provider") as client:
-            await client.fact("tool", TOOL, {"reachable": True, "version": TOOL_VERSION})
-        return True if (await stage.region("Council"))["Phase"] == "READY" else None
+    async def claimed() -> bool | None:
+        council = await stage.region("Council")
+        return True if council["Phase"] == "ELECT" and set(council["Claims"]) == set(council["PlannedRoles"]) else None
 
-    await stage.until("the council's tools", tools_pinned)
+    await stage.until("every role to be claimed", claimed)
+    voters = ELECTORS[: quorum.majority(len(ELECTORS))]
+    for name in voters:
+        stage.send(name, "cluster", "council", "vote", "--yes", "--post")
+    await stage.ended(*voters)
 
 
 async def kill_the_leader(stage: Play) -> None:
@@ -296,6 +299,11 @@ def repository(path: Path) -> Path:
     return path
 
 
+def windows() -> str:
+    """Who opens windows here."""
+    return "backbeat" if is_installed() else f"tidal:{TIDE_SECONDS}"
+
+
 async def _records(client: Client, start: int) -> Any:
     if await client.state(PROJECT, projection=["Meta"]) is not None:
         async for record in client.wal(PROJECT, start=start):
@@ -331,7 +339,7 @@ def main(inspect: Callable[[Play], Awaitable[None]] | None = None) -> int:
         print("the demo needs git", file=sys.stderr)
         return 1
     with tempfile.TemporaryDirectory(prefix="swoosh-demo-", ignore_cleanup_errors=True) as directory:
-        cluster = LiveCluster.create(Path(directory) / "cluster", "--windows", f"tidal:{TIDE_SECONDS}")
+        cluster = LiveCluster.create(Path(directory) / "cluster", "--windows", windows())
         try:
             asyncio.run(show_it(cluster, inspect))
         except Trouble as trouble:

@@ -1,7 +1,7 @@
 """`make demo`, looked into: a real project from a git repository and its brief to a submission and the next window.
 
-Nodes, receiver, workers, electors and agents are processes with keys of their own; the leader is killed on the way. The
-tool fact is stated by the provider's key.
+Nodes, receiver, tool server, broker, Pulse, workers, electors and agents are processes of their own; the leader is
+killed on the way.
 """
 
 from __future__ import annotations
