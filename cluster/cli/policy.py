@@ -32,7 +32,7 @@ def policy() -> None:
 def show(path: Path | None, output: str) -> None:
     """The rules of the policy in PATH, or of the built-in one, and what is done about what each finds. A file that
     cannot be a policy is refused as a node would."""
-    found = _load(path)
+    found = load(path)
     if output == "json":
         rules = [
             {"rule": rule.name, "severity": rule.severity, "tags": rule.tags, "verdict": found.verdicts[rule.name]}
@@ -56,7 +56,7 @@ def scan(connection: Connection, path: Path, policy_path: Path | None, content: 
 
     Exit 0: nothing that quarantines; 1: something; 66: a file could not be read, so nothing is said.
     """
-    found = _load(policy_path)
+    found = load(policy_path)
     try:
         findings = tuple(tree.scan(Scanner(found), path))
     except tree.Unread as error:
@@ -101,7 +101,8 @@ def _report(connection: Connection, key: Key, content: str, body: dict[str, Any]
     say(f"on record as {answer.digest}")
 
 
-def _load(path: Path | None) -> Policy:
+def load(path: Path | None) -> Policy:
+    """The policy in a file, the built-in one without; ends the command where it is none."""
     try:
         return BUILT_IN if path is None else config.policy(path)
     except config.Misconfigured as error:

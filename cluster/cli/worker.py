@@ -117,15 +117,27 @@ def receive(listen: str, root: Path, units: int, token: Path | None) -> None:
 @click.option("--repository", help="A git URL or a local path. Default: what the project was created with.")
 @click.option("--ref", default="HEAD", show_default=True, help="The branch, tag or commit of it.")
 @click.option("--follow", is_flag=True, help="Stay, and build a new version whenever the ref has moved.")
+@click.option(
+    "--policy", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A file; else the built-in."
+)
 @work_option
 @key_option("A key with the role proposer:ingestion")
 @connected
 def ingest(
-    connection: Connection, project: str, repository: str | None, ref: str, follow: bool, directory: Path, key: Key
+    connection: Connection,
+    project: str,
+    repository: str | None,
+    ref: str,
+    follow: bool,
+    policy: Path | None,
+    directory: Path,
+    key: Key,
 ) -> None:
     """Fetch, validate and index a git repository, and pin it as a version of the project's content."""
+    from cluster.cli.policy import load
     from cluster.clock import SystemClock
     from cluster.config import inherited
+    from cluster.shhh.scanner import Scanner
     from cluster.worker.corpus import Corpus
     from cluster.worker.ingest import Ingest
     from cluster.worker.repository import INHERITED, Git, repository_of
@@ -135,7 +147,8 @@ def ingest(
     except ValueError as error:
         raise click.BadParameter(f"--repository: {error}") from None
     git = Git(SystemClock(), inherited(*INHERITED))
-    ingestion = Ingest(git, Corpus(directory), repository=named, ref=ref, follow=follow)
+    scanner = Scanner(load(policy))
+    ingestion = Ingest(git, Corpus(directory), repository=named, ref=ref, follow=follow, scanner=scanner)
     _work(connection, key, project, lambda _: ingestion)
 
 

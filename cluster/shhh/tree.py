@@ -35,6 +35,14 @@ def scan(scanner: Scanner, root: Path) -> Iterator[Finding]:
         yield from scanner.scan_lines(_text(path, name), name)
 
 
+def text_of(data: bytes) -> str:
+    """A file's content, to be scanned."""
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        return data.decode("latin-1")
+
+
 def _text(path: Path, name: str) -> str:
     try:
         if path.stat().st_size > FILE_BYTES_MAX:
@@ -42,7 +50,4 @@ def _text(path: Path, name: str) -> str:
         data = path.read_bytes()
     except OSError as error:
         raise Unread(f"{name}: {error.strerror or error}") from None
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError:
-        return data.decode("latin-1")
+    return text_of(data)

@@ -10,8 +10,8 @@ a name is acceptable is for the validation to say, and it can only say so about 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 from swoosh.hashing import PREFIX, digest_hex, is_hex
 
@@ -33,12 +33,6 @@ class Entry(NamedTuple):
     kind: str
     hash: str
     size: int = 0
-
-
-Finding = Mapping[str, Any]
-Scanner = Callable[[str, bytes], Sequence[Finding]]
-"""(path, bytes) of one document -> what policy has against it, each as INGESTION_REJECTED takes it: ``rule``,
-``severity``, and maybe ``location`` and ``value_hash``. Only ``severity`` ``quarantine`` stops an ingestion."""
 
 
 class Malformed(Exception):

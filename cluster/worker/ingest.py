@@ -14,19 +14,23 @@ reason; a follower then goes back to the version it had and waits until the ref 
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Iterator
 from typing import Any
 
+from cluster.shhh.policy import BUILT_IN
+from cluster.shhh.report import breach, quarantining
+from cluster.shhh.scanner import Finding, Scanner
+from cluster.shhh.tree import text_of
 from cluster.worker import validation
 from cluster.worker.common import Done, GaveUp, Step, Wait
-from cluster.worker.content import SUBMODULE, Entry, Scanner
+from cluster.worker.content import SUBMODULE, Entry
 from cluster.worker.corpus import Corpus, Missing
 from cluster.worker.holds import HOLDS, held
 from cluster.worker.repository import Git, Source, Unfit, Unreachable, repository_of
-from swoosh import limits
 from swoosh.client import State
 
 FOLLOW_SECONDS = 30.0
-QUARANTINE = "quarantine"
+BUILT_IN_SCANNER = Scanner(BUILT_IN)
 
 
 class Ingest:
@@ -36,7 +40,7 @@ class Ingest:
         repository: what to ingest, as ``repository_of`` spells it; None is the repository the project was created with.
         ref: the branch, tag, ref or commit of it.
         follow: whether a new version is built whenever the ref has moved.
-        scan: what policy has against a document; None where nobody looks.
+        scanner: what policy has against a document.
     """
 
     regions: tuple[str, ...] = ("Meta", "Ingestion", "Execution", *HOLDS)
@@ -49,11 +53,11 @@ class Ingest:
         repository: str | None = None,
         ref: str = "HEAD",
         follow: bool = False,
-        scan: Scanner | None = None,
+        scanner: Scanner = BUILT_IN_SCANNER,
     ) -> None:
         self._git, self._corpus = git, corpus
         self._repository, self._ref = repository, ref
-        self._follow, self._scan = follow, scan
+        self._follow, self._scanner = follow, scanner
         self._failed: tuple[Source, str] | None = None
 
     async def decide(self, seen: State | None) -> Step | Wait | Done:
@@ -117,12 +121,10 @@ class Ingest:
         fault = validation.reason(found)
         if fault is not None:
             raise Unfit(fault)
-        findings = self._findings(entries)
+        findings = quarantining(tuple(self._findings(entries)))
         if findings:
-            rationale = f"{findings[0]['rule']} at {findings[0]['location']}: {len(findings)} findings quarantine"
-            return Step("INGESTION_REJECTED", {"rationale": rationale, "findings": findings[: limits.FINDINGS_MAX]})
-        outcomes = {**dict.fromkeys(found, "ok"), "scan": "ok" if self._scan else "not configured"}
-        return Step("INGESTION_VALIDATED", {"outcomes": outcomes})
+            return Step("INGESTION_REJECTED", breach(findings, self._scanner.policy, "the content"))
+        return Step("INGESTION_VALIDATED", {"outcomes": dict.fromkeys((*found, "scan"), "ok")})
 
     async def _ready(self, regions: dict[str, Any], repository: str) -> Step | Wait | Done:
         ingestion = regions["Ingestion"]
@@ -165,15 +167,12 @@ class Ingest:
             except Unfit:
                 return  # the version that was returned to has another source
 
-    def _findings(self, entries: list[Entry]) -> list[dict[str, Any]]:
-        """What keeps the content out, each finding with its place."""
-        grave: list[dict[str, Any]] = []
+    def _findings(self, entries: list[Entry]) -> Iterator[Finding]:
+        """What policy finds in the documents, each with its place: ``path:line``."""
         for entry in entries:
-            if self._scan and entry.kind != SUBMODULE:
-                path = entry.path.decode("utf-8")
-                said = self._scan(path, self._corpus.document(entry.hash))
-                grave += [{"location": _place(path), **each} for each in said if each["severity"] == QUARANTINE]
-        return grave
+            if entry.kind != SUBMODULE:
+                path = unicodedata.normalize("NFC", entry.path.decode("utf-8"))
+                yield from self._scanner.scan_lines(text_of(self._corpus.document(entry.hash)), path)
 
     def _repository_of(self, regions: dict[str, Any]) -> str:
         try:
@@ -188,8 +187,3 @@ class Ingest:
         if source is None or source.repository != repository:
             raise GaveUp(f"ingestion is at work on {', '.join(named)}, not on {repository}")
         return source
-
-
-def _place(path: str) -> str:
-    """A path as the log takes it."""
-    return unicodedata.normalize("NFC", path)[: limits.ADDRESS_CHARS_MAX]

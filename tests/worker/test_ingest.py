@@ -14,7 +14,6 @@ from chaos import steer
 from cluster.clock import SystemClock
 from cluster.config import inherited
 from cluster.worker.common import Done, GaveUp, Step
-from cluster.worker.content import Scanner
 from cluster.worker.corpus import Corpus, Missing
 from cluster.worker.ingest import Ingest
 from cluster.worker.repository import INHERITED, Bounds, Git, Source, repository_of
@@ -33,7 +32,6 @@ class Desk:
     path: Path
     world: World = field(default_factory=World)
     bounds: Bounds | None = None
-    scan: Scanner | None = None
     naps_left: int = 2
 
     def __post_init__(self) -> None:
@@ -48,7 +46,7 @@ class Desk:
 
     def worker(self, *, follow: bool = False) -> Ingest:
         git = Git(SystemClock(), inherited(*INHERITED), self.bounds)
-        return Ingest(git, self.corpus, repository=self.url, ref="main", follow=follow, scan=self.scan)
+        return Ingest(git, self.corpus, repository=self.url, ref="main", follow=follow)
 
     async def ingest(self, *, follow: bool = False) -> Done | None:
         """Until it is done, or only waits any more; then None."""
@@ -82,7 +80,7 @@ async def test_the_source_that_is_committed_names_the_commit(desk: Desk) -> None
     done = await desk.ingest()
     assert desk.region.source_set == (str(Source(desk.url, commit)),)
     assert done is not None and done.what == f"{desk.region.content_hash} is version 1"
-    assert desk.region.validation == {"documents": "ok", "names": "ok", "links": "ok", "scan": "not configured"}
+    assert desk.region.validation == {"documents": "ok", "names": "ok", "links": "ok", "scan": "ok"}
     assert desk.corpus.has_index(desk.region.content_hash)
 
 
@@ -253,20 +251,17 @@ async def test_nothing_is_indexed_under_a_running_plan(desk: Desk) -> None:
 # --- policy -----------------------------------------------------------------------------------------------------------
 
 
-async def test_what_the_scanner_quarantines_is_rejected_by_name_and_place(tmp_path: Path) -> None:
-    def scan(path: str, data: bytes) -> list[dict[str, Any]]:
-        grave = {"rule": "private-key", "severity": "quarantine", "value_hash": "sha256-" + "a" * 64}
-        return [grave] if b"BEGIN" in data else [{"rule": "email", "severity": "low"}]  # which policy lets through
-
-    desk = Desk(tmp_path, scan=scan)
+async def test_what_policy_quarantines_is_rejected_by_rule_and_line_and_never_quoted(desk: Desk) -> None:
+    token = "sk-" + "proj-" + "a1B2" * 10
     await desk.ingest()
     assert desk.region.validation["scan"] == "ok"
-    desk.upstream.commit({"keys/id": "BEGIN PRIVATE\n"})
+    desk.upstream.commit({"notes/setup.md": f"first\nexport OPENAI_API_KEY={token}\n"})
     assert await desk.ingest(follow=True) is None
     assert desk.names()[4:] == ["REINDEX_REQUESTED", "FETCHED", "REJECTED"]
     policy = desk.world.regions.policy
-    assert policy.phase == "QUARANTINED"
-    assert [(each.rule, each.location) for each in policy.findings] == [("private-key", "keys/id")]
+    assert policy.phase == "QUARANTINED" and policy.rationale.startswith("the content holds ")
+    assert {each.location for each in policy.findings} == {"notes/setup.md:2"}
+    assert token not in repr(policy)
     assert desk.world.said[-1].startswith("waiting for a policy signer")
 
 
