@@ -118,7 +118,9 @@ def receive(listen: str, root: Path, units: int, token: Path | None) -> None:
 @click.option("--ref", default="HEAD", show_default=True, help="The branch, tag or commit of it.")
 @click.option("--follow", is_flag=True, help="Stay, and build a new version whenever the ref has moved.")
 @click.option(
-    "--policy", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A file; else the built-in."
+    "--policy",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="What content is held against; else the built-in policy.",
 )
 @work_option
 @key_option("A key with the role proposer:ingestion")
