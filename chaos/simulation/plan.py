@@ -212,7 +212,7 @@ def _snapshots(draft: Draft) -> None:
 
 def _outages(draft: Draft) -> None:
     for _ in draft.times(1, 3):
-        draft.add("outage", draft.chance.choice(["kaching", "environment"]), draft.between(0.5, 12.0))
+        draft.add("outage", draft.chance.choice(["kaching", "environment", "bubble"]), draft.between(0.5, 12.0))
 
 
 def _licenses(draft: Draft) -> None:

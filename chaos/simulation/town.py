@@ -1,8 +1,9 @@
-"""The outside of a run: a license authority and an effect receiver, the programs that users run, without sockets.
+"""The outside of a run: a license authority, an effect receiver and a library of Decision Records, without sockets.
 
-They stand outside the cluster: no fault of a node touches them, and a node reaches them over a wire of its own, on
-which requests and answers are lost as on any other. Each of them can be out of order for a time, and the authority can
-say no. What a leader asked for and what really happened can so be held against each other at the end.
+The first two are the programs that users run. No fault of a node touches any of them, and a node reaches them over a
+wire of its own, on which requests and answers are lost as on any other until everything is healed. Each can be out of
+order for a time, and the authority can say no. What a leader asked for and what really happened can so be held against
+each other at the end.
 """
 
 from __future__ import annotations
@@ -11,18 +12,21 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextvars import Context
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 import msgspec
+from aiohttp import web as web_server
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from chaos.simulation import web
+from chaos.simulation.plan import Http
 from cluster.clock import done_by
 from cluster.egress import Call, Reply
 from cluster.nodekey import NodeKey
 from cluster.providers.environment import Hook
 from cluster.providers.kaching_wire import Terms
+from cluster.sections import Sink
 from cluster.standins.kaching import Authority, application
 from cluster.worker.receive import receiver_app
 from cluster.worker.receiver import Receiver, Request
@@ -35,8 +39,9 @@ if TYPE_CHECKING:
     from chaos.simulation.world import World
 
 LICENSE, SECRET = "lic", "a secret of the run"
-URLS = {"kaching": "http://kaching.example", "environment": "http://environment.example"}
-ADDRESSES = [f"{system}.example:80" for system in URLS]
+SYSTEMS = ("kaching", "environment", "bubble")
+URLS = {system: f"http://{system}.example" for system in SYSTEMS}
+ADDRESSES = [f"{system}.example:80" for system in SYSTEMS]
 UNITS = 1_000
 TOKEN_LIFE_MS = 6_000
 
@@ -64,6 +69,35 @@ class Ground:
             self.changes[what, project, asset] += 1
 
 
+class Library:
+    """What came in of each project, in the order of its first arrival."""
+
+    def __init__(self) -> None:
+        self.ids: dict[str, list[str]] = {}
+        self.faults: list[str] = []
+
+    def take(self, record: dict[str, Any]) -> None:
+        project, seq, dr_id = record["project"], record["delivery"]["seq"], record["dr_id"]
+        held = self.ids.setdefault(project, [])
+        if seq > len(held) + 1:
+            self.faults.append(f"record {seq} of {project} came after {len(held)}")
+        elif seq == len(held) + 1:
+            held.append(dr_id)
+        elif held[seq - 1] != dr_id:
+            self.faults.append(f"record {seq} of {project} came as {held[seq - 1]} and as {dr_id}")
+
+    def application(self) -> web_server.Application:
+        """A record is posted, and answered once it is kept."""
+
+        async def post_record(request: web_server.Request) -> web_server.Response:
+            self.take(msgspec.json.decode(await request.read()))
+            return web_server.Response(status=201)
+
+        app = web_server.Application()
+        app.router.add_post("/records", post_record)
+        return app
+
+
 class Lines(list[bytes]):
     """A ledger that survives whatever happens to the receiver."""
 
@@ -76,7 +110,7 @@ class Town:
         key = NodeKey.of(Ed25519PrivateKey.from_private_bytes(digest_bytes(b"the license authority")))
         self.authority = Authority(key, LICENSE, SECRET, world.clock)
         self.authority.change({"life_ms": TOKEN_LIFE_MS})
-        self.ledger, self.ground = Lines(), Ground()
+        self.ledger, self.ground, self.library = Lines(), Ground(), Library()
         self._ends: dict[str, Callable[[], asyncio.Protocol]] = {}
         self._down: Counter[str] = Counter()
 
@@ -85,6 +119,7 @@ class Town:
         apps = {
             "kaching": application(self.authority, self._world.clock),
             "environment": receiver_app(Receiver(self.ledger, self.ground, UNITS)),
+            "bubble": self.library.application(),
         }
         self._ends = {system: (await web.serve(app))[1] for system, app in apps.items()}
 
@@ -98,6 +133,15 @@ class Town:
     def hook(self) -> Hook:
         """How the receiver is asked."""
         return Hook(URLS["environment"], timeout=2.0, every=2.0)
+
+    def sink(self) -> Sink:
+        """Where Decision Records go."""
+        return Sink(url=f"{URLS['bubble']}/records")
+
+    def has_everything(self, machine: Machine) -> bool:
+        """Whether every record of every project has arrived."""
+        projects = (machine.project(name) for name in machine.project_ids())
+        return all(each is None or len(self.library.ids.get(each.id, ())) == each.seq for each in projects)
 
     # --- out of order -------------------------------------------------------------------------------------------------
 
@@ -128,7 +172,8 @@ class Town:
     # --- what came of it ----------------------------------------------------------------------------------------------
 
     def faults(self, machine: Machine) -> Iterator[str]:
-        """Where what stands is not what the cluster has on record, and effects that happened more than once."""
+        """Where what stands or arrived is not what the cluster has on record, and effects that happened twice."""
+        yield from self.library.faults
         confirmed, reverted = set[tuple[str, str]](), set[tuple[str, str]]()
         for project, name, asset in assets(machine):
             if asset.state == "CONFIRMED":
@@ -166,7 +211,7 @@ class Way:
         parts = urlsplit(call.url)
         target = call.url.partition(parts.netloc)[2] or "/"
         raw = web.request_bytes(call.method, target, call.headers, call.body or b"")
-        fate, rates = world.chance.at("fate", *draw), world.plan.http
+        fate, rates = world.chance.at("fate", *draw), Http() if world.is_healed else world.plan.http
         if fate < rates.lost_requests:
             return await self._nothing(deadline)
         answer = world.town.ask(call.system, raw)

@@ -132,7 +132,7 @@ class World:
         self._due: list[asyncio.TimerHandle] = []
         self._replaced: list[Host] = []
         self._calm_until = 0.0
-        self._is_healed = False
+        self.is_healed = False
 
     def _genesis(self) -> Genesis:
         nodes = [Registered(name, key.principal, NODE_ROLES) for name, key in self.node_keys.items()]
@@ -158,6 +158,7 @@ class World:
             rate_per_ip=0,
             kaching=self.town.terms(),
             environment=self.town.hook(),
+            bubble=self.town.sink(),
         )
 
     # --- the run ------------------------------------------------------------------------------------------------------
@@ -182,7 +183,7 @@ class World:
 
     def _heal(self) -> None:
         """Whatever still lasts ends, and whatever was still to come; every process runs."""
-        self._is_healed = True
+        self.is_healed = True
         for due in self._due:
             due.cancel()
         self.network.heal()
@@ -206,6 +207,7 @@ class World:
             self._until(partial(self._accepts, f"c{number}", f"p{number}"), RECOVERY_SECONDS, "nothing is accepted")
         self._until(self._all_licensed, 2 * RECOVERY_SECONDS, "no license")
         self._until(self._no_effect_in_flight, RECOVERY_SECONDS, "an effect in flight")
+        self._until(self._all_delivered, 2 * RECOVERY_SECONDS, "Decision Records that never arrived")
         self._until(self._all_equal, RECOVERY_SECONDS, "not equal")
 
     def _accepts(self, client: str, project: str) -> bool:
@@ -234,6 +236,11 @@ class World:
         states = {asset.state for machine in machines for _, _, asset in assets(machine)}
         return not states & {"REQUESTED", "REVERTING"}
 
+    def _all_delivered(self) -> bool:
+        """Every Decision Record has arrived."""
+        machines = [host.life.node.machine for host in self.hosts.values() if host.life is not None]
+        return all(self.town.has_everything(machine) for machine in machines)
+
     def _all_equal(self) -> bool:
         if not self._all_ready():
             return False
@@ -251,7 +258,7 @@ class World:
     def _until(self, condition: Callable[[], bool], seconds: float, otherwise: str) -> None:
         deadline = self.loop.time() + seconds
         while not condition():
-            if self._is_healed:
+            if self.is_healed:
                 for host in self.hosts.values():
                     host.start()  # a sync that hung before ends its process only now
             if self.loop.time() >= deadline:
