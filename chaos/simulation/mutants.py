@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -21,6 +22,7 @@ from cluster.answers import not_admitted
 from cluster.http.forward import Call
 from cluster.node import Node
 from cluster.proposals import Proposals
+from cluster.providers import environment, sinks
 from cluster.raft import guard
 from cluster.raft.driver import Fate, Raft, Role
 from cluster.raft.guard import Guard
@@ -213,6 +215,30 @@ def _two_epochs_at_once() -> None:
     _replace(reducer, "_regions_after", make)
 
 
+# --- outside ----------------------------------------------------------------------------------------------------------
+
+
+def _another_name_for_each_call() -> None:
+    def make(original: Any) -> Any:
+        calls = count()
+        return lambda *of: digest("effect", [original(*of), next(calls)])
+
+    _replace(environment, "effect_id", make)
+
+
+def _call_an_unanswered_record_delivered() -> None:
+    def make(original: Any) -> Any:
+        async def send(self: Any, record: Any, taken: Any) -> None:
+            await original(self, record, taken)
+            if taken.trouble is not None:
+                taken.trouble = None
+                taken.delivered.append(record)
+
+        return send
+
+    _replace(sinks.Http, "_send", make)
+
+
 MUTANTS: dict[str, Mutant] = {
     "skip-the-barrier": Mutant("a synced batch is not synced", _skip_the_barrier),
     "acknowledge-before-commit": Mutant("accepted is said when the entry is appended", _acknowledge_before_commit),
@@ -258,6 +284,10 @@ MUTANTS: dict[str, Mutant] = {
     "order-of-a-dictionary": Mutant("a hash depends on the order in which rows were loaded", _order_of_a_dictionary),
     "wall-clock-in-the-reducer": Mutant("a record carries the node's own time", _wall_clock_in_the_reducer),
     "two-epochs-at-once": Mutant("a transition advances its epoch by two", _two_epochs_at_once),
+    "another-name-for-each-call": Mutant("an effect is asked for again under a new name", _another_name_for_each_call),
+    "call-an-unanswered-record-delivered": Mutant(
+        "a record whose sink was silent is noted as delivered", _call_an_unanswered_record_delivered
+    ),
 }
 
 
