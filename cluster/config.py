@@ -485,10 +485,6 @@ def _resolve(file: _File, folder: Path, notices: tuple[str, ...]) -> Config:
     )
 
 
-def _urls(text: str) -> tuple[str, ...]:
-    return tuple(url.strip() for url in text.split(",") if url.strip())
-
-
 def _contradictions(file: _File) -> Iterator[str]:
     if file.node not in file.members:
         yield f"members: {file.node}, this node, is missing"

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import resource
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -80,6 +83,10 @@ async def test_nothing_a_node_says_or_writes_holds_a_secret(guarded: LiveCluster
                     said += repr(reply.headers).encode() + await reply.read()
         async with session.post("/transition", data=b"{", headers={"Authorization": f"Bearer {CANARY}"}) as reply:
             said += await reply.read()
+    out = guarded.directory / "bundle"
+    asked = ["--endpoint", guarded.endpoints[0], "--file", str(guarded.log(NODE)), "--out", str(out)]
+    subprocess.run([sys.executable, "-m", "cluster", "debug", "bundle", *asked], check=True)
+    said += gzip.decompress(out.read_bytes())
     [pid] = guarded.pids
     said += Path(f"/proc/{pid}/cmdline").read_bytes() + Path(f"/proc/{pid}/environ").read_bytes()
     guarded.stop(NODE)
