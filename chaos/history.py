@@ -238,7 +238,7 @@ def _check_project(events: list[Event], copies: dict[str, list[bytes]], counts: 
     yield from _check_alone(chain, run.skew_ms_max)
     attempts = [event for event in events if isinstance(event, Attempt)]
     yield from _check_answers(attempts, chain, counts, run)
-    yield from _check_order(events, chain, counts)
+    yield from _check_order(events, chain, counts, run)
 
 
 # --- the chain --------------------------------------------------------------------------------------------------------
@@ -478,7 +478,7 @@ def contradictions(operations: Sequence[Operation]) -> Iterator[tuple[Operation,
             yield operation, read
 
 
-def _check_order(events: list[Event], chain: _Chain, counts: Counter[str]) -> Faults:
+def _check_order(events: list[Event], chain: _Chain, counts: Counter[str], run: _Run) -> Faults:
     """Nothing that is later in the order was over before something earlier began."""
     positions = {chain.root: chain.base} | {record.state_post_hash: record.seq for record in chain.records}
     if not chain.base:
@@ -489,7 +489,7 @@ def _check_order(events: list[Event], chain: _Chain, counts: Counter[str]) -> Fa
     reads = list(_reads(events, positions, chain.base))
     counts["reads"] += len(reads)
     counts["unverifiable"] += sum(seen not in positions for seen in _seen(events)) if chain.base else 0
-    for later, earlier in contradictions([*_writes(events, chain), *reads]):
+    for later, earlier in contradictions([*_writes(events, chain, run), *reads]):
         text = f"{later.name} at {later.position} began after {earlier.name} at {earlier.position} was over"
         if later.is_read:
             yield Kind.STALE_READ, text
@@ -511,10 +511,10 @@ def _names_head(attempt: Attempt) -> bool:
     return attempt.verdict is Verdict.REFUSED and attempt.code in JUDGED_ON_STATE and bool(attempt.head)
 
 
-def _writes(events: list[Event], chain: _Chain) -> Iterator[Operation]:
+def _writes(events: list[Event], chain: _Chain, run: _Run) -> Iterator[Operation]:
     attempts: dict[Intent, list[Attempt]] = {}
     for event in events:
-        if isinstance(event, Attempt) and event.verdict in (Verdict.ACCEPTED, Verdict.UNKNOWN):
+        if isinstance(event, Attempt) and _may_be_applied(event, run):
             attempts.setdefault(_intent(event), []).append(event)
     places = {(record.idem_key, record.transition_name, record.inputs_hash): record.seq for record in chain.records}
     for intent, tried in attempts.items():

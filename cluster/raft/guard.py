@@ -260,6 +260,7 @@ class Guard:
 
     def before_tick(self) -> None:
         """Call right before every tick of the core: turns a due election into a question to the others first."""
+        self._core.may_campaign = False
         now = self._clock.monotonic()
         if self._transfer_until is not None and now >= self._transfer_until:
             self._transfer_until, self._elected_to_campaign = None, False
@@ -270,10 +271,9 @@ class Guard:
             # What it applied trails what it stores, or what it stores may lack what it once promised.
             self._core.set_election_deadline(now + self._timing.election_max)
             return
-        if self._core.is_alone():
-            return
-        if self._elected_to_campaign:
+        if self._core.is_alone() or self._elected_to_campaign:
             self._transfer_until, self._elected_to_campaign = None, False
+            self._core.may_campaign = True
             return
         self._core.set_election_deadline(now + self._timing.election_min * (0.2 + 0.6 * self._entropy.random()))
         if self._skew.is_off() and now - self._heard_at < LAST_RESORT * self._timing.election_max:

@@ -27,6 +27,7 @@ _MODULE_NAMES = ("createJournal", "createPoller", "monotonicTime", "pickle", "PI
 
 _METHODS = (
     "_SyncObj__applyLogEntries",
+    "_SyncObj__connectedToAnyone",
     "_SyncObj__doApplyCommand",
     "_SyncObj__generateRaftTimeout",
     "_SyncObj__onMessageReceived",

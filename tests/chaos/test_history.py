@@ -256,6 +256,16 @@ def test_a_doubled_request_may_be_judged_otherwise_the_second_time_but_only_for_
     assert excused == (code in (Code.HLC_SKEW, Code.GUARD_REJECTED))
 
 
+def test_a_doubled_request_that_was_refused_first_began_when_it_was_sent(chain: bytes) -> None:
+    """Refused, applied by its copy and followed by another; then its caller asks again, and is told."""
+    whole = honest(chain)
+    refused = replace(attempt(whole, 5), verdict=Verdict.REFUSED, code=Code.HLC_SKEW)
+    later = changed(whole, 5, start=20.0, end=20.1)
+    dumps = {"node-1": {PROJECT: chain}}
+    assert Kind.OUT_OF_ORDER in kinds(check([refused, *later], dumps).violations)
+    assert check([refused, *later], dumps, doubled=True).violations == []
+
+
 def relinked(changed_records: list[WalRecord]) -> list[bytes]:
     """These records, each properly chained to the one before it: what only a look at their content convicts."""
     lines: list[bytes] = []

@@ -308,6 +308,24 @@ def test_a_deposed_leader_learns_of_the_newer_term_from_whoever_it_still_reaches
         assert deposed.term() == successor.term() == witness.term()
 
 
+def test_a_deadline_that_comes_after_the_guard_has_looked_starts_no_election() -> None:
+    """The core reads its clock again. Whoever was not told to campaign asks first, at the next tick."""
+    with Cluster(29, latency=QUICK) as group:
+        leader, follower = our_leader(group), a_follower(group)
+        group.run(0.5)
+        term = group.highest_term()
+        look = follower.raft._guard.before_tick
+
+        def look_too_early() -> None:
+            look()
+            follower.raft._core.set_election_deadline(0.0)
+
+        follower.raft._guard.before_tick = look_too_early  # type: ignore[method-assign]
+        group.run(1.0)
+        assert group.leader() is leader
+        assert group.highest_term() == term
+
+
 def asking(group: Cluster) -> tuple[OurHost, dict[str, Any]]:
     """n0 has just asked for pre-votes, and hears nobody. The answer it waits for."""
     group.run(0.5)
