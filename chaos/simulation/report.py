@@ -99,7 +99,8 @@ def page(rows: list[Run]) -> str:
         "# Simulation",
         "",
         "Whole nodes on virtual time under seeded faults (`make sim FROM= SEEDS= NODES= RECORD=1` appends a row).",
-        "What was found on the way is in [bugs-found.md](../reference/bugs-found.md).",
+        "Each row ran on the code of its day; what a violation came from, and where it was repaired, is in",
+        "[bugs-found.md](../reference/bugs-found.md).",
         "",
         f"**{sum(row.seeds for row in rows):,} seeds, "
         f"{sum(row.simulated_s for row in rows) / 3600:,.1f} simulated hours, "
