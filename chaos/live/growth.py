@@ -31,8 +31,8 @@ PROJECTS = 64
 AT_A_TIME = 8
 LOOKS = 10
 REPORT = Path(__file__).resolve().parents[2] / "docs" / "reports" / "growth.jsonl"
-PATIENCE = Policy(budget=120.0, attempt=30.0)
 SETTLED_SECONDS = 600.0
+PATIENCE = Policy(budget=SETTLED_SECONDS, attempt=30.0)
 MIB = 1 << 20
 
 
