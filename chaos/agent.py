@@ -18,7 +18,7 @@ from cluster.cli.shared import Connection, connected, key_option, say
 from cluster.clock import SystemClock
 from cluster.worker.common import Done, Step, Wait, work
 from cluster.worker.corpus import Corpus, Missing
-from cluster.worker.holds import held
+from cluster.worker.holds import unless_held
 from cluster.worker.windows import in_window
 from swoosh import canonical
 from swoosh.client import Client, Key, State
@@ -33,12 +33,10 @@ class Agent:
 
     async def decide(self, seen: State | None) -> Step | Wait | Done:
         """What is due now (see cluster.worker.common.Decide)."""
-        if seen is None:
-            return Wait("the project to be created")
-        hold = held(seen)
-        if hold is not None:
-            return hold
-        council, execution = seen.projection["Council"], seen.projection["Execution"]
+        project = unless_held(seen)
+        if isinstance(project, Wait):
+            return project
+        council, execution = project.projection["Council"], project.projection["Execution"]
         if self._role not in council["PlannedRoles"]:
             return Wait(f"a council that needs a {self._role}")
         if council["Phase"] == "ELECT":

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from chaos.ballot import certificate
 from chaos.history import Attempt, Read, Verdict
 from chaos.recording import Journal
 from cluster.config import packaged_chart
@@ -329,18 +330,7 @@ class Workload:
 
     def _votes(self, project: str, council: Mapping[str, Any], voters: int) -> dict[str, Any]:
         """A certificate over the claims as the crowd knows them; one vote is too few, two or three decide."""
-        claims = [(role, claim["Agent"], claim["Principal"]) for role, claim in council["Claims"].items()]
-        held, election = quorum.member_set_hash(claims), council["Election"]
-        keys = [self._keys[name] for name in ELECTORS[:voters]]
-        votes = [
-            {
-                "voter": key.principal,
-                "vote": quorum.APPROVE,
-                "signature": key.sign_vote(self.cluster_id, project, election, held),
-            }
-            for key in keys
-        ]
-        return {"election": election, "member_set_hash": held, "threshold": council["Threshold"], "votes": votes}
+        return certificate(self.cluster_id, project, council, [self._keys[name] for name in ELECTORS[:voters]])
 
     # --- sending ------------------------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Any
 
+from chaos.ballot import certificate
 from chaos.live.cluster import LiveCluster, Trouble
 from swoosh import quorum
 from swoosh.client import Accepted, Client, Refused
@@ -129,30 +130,16 @@ async def seat(stage: Stage) -> None:
     await stage.act("proposer", "COUNCIL_PROFILES_LOADED", profiles)
     for role, agent in ROLES.items():
         await stage.act(agent, "COUNCIL_ROLE_CLAIMED", {"role": role, "agent": agent})
-    await stage.act("proposer", "COUNCIL_QUORUM_CERT", await certificate(stage))
+    council, cluster = await stage.region("Council"), stage.cluster
+    voters = [cluster.key(name) for name in ELECTORS[: council["Threshold"]]]
+    inputs = certificate(cluster.cluster_id, PROJECT, council, voters)
+    await stage.act("proposer", "COUNCIL_QUORUM_CERT", inputs)
 
 
 async def pin_tools(stage: Stage) -> None:
     """The tool answers, a provider says, and its version is pinned."""
     await stage.report("tool", TOOL, {"reachable": True, "version": TOOL_VERSION})
     await stage.act("proposer", "COUNCIL_TOOLING_SYNCED", {"content_hash": CONTENT, "pins": {TOOL: TOOL_VERSION}})
-
-
-async def certificate(stage: Stage) -> dict[str, Any]:
-    """A quorum of electors signs the claims as they stand."""
-    council = await stage.region("Council")
-    claims = [(role, claim["Agent"], claim["Principal"]) for role, claim in council["Claims"].items()]
-    held, election, cluster = quorum.member_set_hash(claims), council["Election"], stage.cluster
-    voters = [cluster.key(name) for name in ELECTORS[: council["Threshold"]]]
-    votes = [
-        {
-            "voter": key.principal,
-            "vote": quorum.APPROVE,
-            "signature": key.sign_vote(cluster.cluster_id, PROJECT, election, held),
-        }
-        for key in voters
-    ]
-    return {"election": election, "member_set_hash": held, "threshold": council["Threshold"], "votes": votes}
 
 
 async def provision(stage: Stage) -> None:

@@ -25,7 +25,7 @@ from cluster.worker import validation
 from cluster.worker.common import Done, GaveUp, Step, Wait
 from cluster.worker.content import SUBMODULE, Entry
 from cluster.worker.corpus import Corpus, Missing
-from cluster.worker.holds import HOLDS, held
+from cluster.worker.holds import HOLDS, unless_held
 from cluster.worker.repository import Git, Source, Unfit, Unreachable, repository_of
 from swoosh.client import State
 
@@ -62,13 +62,11 @@ class Ingest:
 
     async def decide(self, seen: State | None) -> Step | Wait | Done:
         """What is due now (see common.Decide)."""
-        if seen is None:
-            return Wait("the project to be created")
-        hold = held(seen)
-        if hold is not None:
-            return hold
+        project = unless_held(seen)
+        if isinstance(project, Wait):
+            return project
         try:
-            return await self._due(seen.projection)
+            return await self._due(project.projection)
         except Unreachable as error:
             if not self._follow:
                 raise GaveUp(str(error)) from None

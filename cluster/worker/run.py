@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from cluster.worker.brief import NoPlan, Plan, plan_of
 from cluster.worker.common import Done, GaveUp, Step, Wait
 from cluster.worker.corpus import Corpus, Missing
-from cluster.worker.holds import HOLDS, held
+from cluster.worker.holds import HOLDS, unless_held
 from cluster.worker.windows import in_window
 from swoosh import canonical
 from swoosh.client import Client, State
@@ -62,12 +62,10 @@ class Run:
 
     async def decide(self, seen: State | None) -> Step | Wait | Done:
         """What is due now (see common.Decide)."""
-        if seen is None:
-            return Wait("the project to be created")
-        hold = held(seen)
-        if hold is not None:
-            return hold
-        regions = seen.projection
+        project = unless_held(seen)
+        if isinstance(project, Wait):
+            return project
+        regions = project.projection
         if self._tools_are_due(regions):
             inputs = {"content_hash": regions["Ingestion"]["ContentHash"], "pins": dict(self._orders.pins)}
             return Step("COUNCIL_TOOLING_SYNCED", inputs)

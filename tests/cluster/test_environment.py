@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -26,6 +25,7 @@ from swoosh import facts
 from swoosh.entry import FactItem, Item
 from swoosh.outcome import Accepted, Code
 from swoosh.state import Asset
+from tests.running import running, turns
 
 EVERY = 5.0
 
@@ -57,11 +57,10 @@ class House:
 
     async def run(self, seconds: float = 1.0, until: Callable[[], bool] = lambda: False) -> None:
         """Let the provider go about its business."""
-        async with running(self):
+        async with running(self.provider.run(self.leading)):
             end = self.clock.monotonic() + seconds
             while self.clock.monotonic() < end and not until():
-                for _ in range(12):
-                    await asyncio.sleep(0)
+                await turns(12)
                 self.clock.advance(0.02)
                 self.solo.now_ms = self.clock.wall_us() // 1000
 
@@ -120,17 +119,6 @@ def body(project: str, asset: str, **change: Any) -> bytes:
         "index": 0,
     }
     return json.dumps({**document, **change}).encode()
-
-
-@asynccontextmanager
-async def running(house: House) -> AsyncIterator[None]:
-    task = asyncio.ensure_future(house.provider.run(house.leading))
-    try:
-        yield
-        assert not task.done(), task
-    finally:
-        task.cancel()
-        await asyncio.wait([task])
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,6 +22,7 @@ from swoosh.errors import Malformed
 from swoosh.outcome import Accepted, Code, Refused
 from swoosh.quorum import APPROVE, REELECT, Vote
 from tests.cluster.electors import asked, cast, message
+from tests.running import running, turns
 
 
 def elected(solo: Solo, *, seats: int = 1) -> Solo:
@@ -66,30 +66,22 @@ class Hall:
 
     async def run(self, looks: int = 2, *, meanwhile: Callable[[], object] | None = None) -> None:
         """Lead for a while, and as long again after something happened, if something does."""
-        running = asyncio.ensure_future(self.votes.run(self.leading))
-        await self._look(looks)
-        if meanwhile is not None:
-            meanwhile()
+        async with running(self.votes.run(self.leading)):
             await self._look(looks)
-        assert not running.done()
-        running.cancel()
-        await asyncio.wait([running])
+            if meanwhile is not None:
+                meanwhile()
+                await self._look(looks)
 
     async def _look(self, times: int) -> None:
         for _ in range(times):
-            await turns()
+            await turns(20)
             self.clock.advance(LOOK_SECONDS)
             self.solo.now_ms = self.clock.wall_us() // 1000
-        await turns()
+        await turns(20)
 
     @property
     def phase(self) -> str:
         return self.solo.regions().council.phase
-
-
-async def turns() -> None:
-    for _ in range(20):
-        await asyncio.sleep(0)
 
 
 @pytest.fixture

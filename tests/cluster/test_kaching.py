@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -28,6 +27,7 @@ from swoosh import canonical, facts, signing
 from swoosh.entry import FactItem, Item
 from swoosh.facts import Known
 from swoosh.outcome import Code
+from tests.running import running, turns
 
 LIFE_MS = 60_000
 GRACE_MS = 30_000
@@ -97,19 +97,14 @@ class Office:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        tasks = [asyncio.ensure_future(self.provider.run(self.leading)), asyncio.ensure_future(self.steward.run())]
-        await turns()
-        yield
-        for task in tasks:
-            if task.done():
-                task.result()
-            task.cancel()
-        await asyncio.wait(tasks)
+        async with running(self.provider.run(self.leading), self.steward.run()):
+            await turns(20)
+            yield
 
     async def step(self) -> None:
         self.clock.advance(STEP_SECONDS)
         self.solo.now_ms = self.clock.wall_us() // 1000
-        await turns()
+        await turns(20)
 
     @property
     def held(self) -> Known:
@@ -123,11 +118,6 @@ class Office:
 
     def asked_at(self) -> list[float]:
         return [round(at, 2) for at, _ in self.line.calls]
-
-
-async def turns() -> None:
-    for _ in range(20):
-        await asyncio.sleep(0)
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from cluster.providers.license import LIFE_MS, LOOK_SECONDS, LicenseFile
 from swoosh import canonical, facts
 from swoosh.entry import FactItem, Item
 from swoosh.outcome import FactAccepted
+from tests.running import running, turns
 
 YEAR_MS = 365 * 24 * 3_600_000
 
@@ -48,18 +48,12 @@ class Shop:
         self.path.write_bytes(canonical.encode({**canonical.parse(sent), **change}))
 
     async def run(self, seconds: float) -> None:
-        watching = asyncio.ensure_future(self.provider.run(self.leading))
-        for _ in range(max(1, int(seconds / LOOK_SECONDS))):
-            await self._turn()
-            self.clock.advance(LOOK_SECONDS)
-            self.solo.now_ms = self.clock.wall_us() // 1000
-        await self._turn()
-        watching.cancel()
-        await asyncio.wait([watching])
-
-    async def _turn(self) -> None:
-        for _ in range(5):
-            await asyncio.sleep(0)
+        async with running(self.provider.run(self.leading)):
+            for _ in range(max(1, int(seconds / LOOK_SECONDS))):
+                await turns(5)
+                self.clock.advance(LOOK_SECONDS)
+                self.solo.now_ms = self.clock.wall_us() // 1000
+            await turns(5)
 
 
 @pytest.fixture

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -22,6 +20,7 @@ from swoosh import facts
 from swoosh.entry import FactItem, Item
 from swoosh.facts import Known
 from swoosh.outcome import Code, FactAccepted, Refused
+from tests.running import running, turns
 
 DWELL_S, LIFE_S, LOOK_S, STEP_S = 15, 600, 5, 0.25
 SERVER = ToolServer("search", "http://tools.example/mcp", interval=LOOK_S)
@@ -66,21 +65,14 @@ class Bench:
     async def run(self, seconds: float, *says: Answers) -> None:
         """Time passes while the provider looks, a new answer at each look until there are no more."""
         waiting = list(says)
-        watching = asyncio.ensure_future(self.provider.run(self.leading))
-        for step in range(round(seconds / STEP_S)):
-            if waiting and step % round(LOOK_S / STEP_S) == 0:
-                self.answers = waiting.pop(0)
-            await self._turn()
-            self.clock.advance(STEP_S)
-            self.solo.now_ms = self.clock.wall_us() // 1000
-        await self._turn()
-        watching.cancel()
-        with suppress(asyncio.CancelledError):
-            await watching
-
-    async def _turn(self) -> None:
-        for _ in range(5):
-            await asyncio.sleep(0)
+        async with running(self.provider.run(self.leading)):
+            for step in range(round(seconds / STEP_S)):
+                if waiting and step % round(LOOK_S / STEP_S) == 0:
+                    self.answers = waiting.pop(0)
+                await turns(5)
+                self.clock.advance(STEP_S)
+                self.solo.now_ms = self.clock.wall_us() // 1000
+            await turns(5)
 
     @property
     def board(self) -> Known | None:

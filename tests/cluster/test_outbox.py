@@ -9,8 +9,8 @@ import asyncio
 import re
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ from swoosh.outcome import Accepted, Refused
 from swoosh.proposal import CLUSTER, DEFAULT_PROJECT
 from tests.cluster.group import Group, NodeHost
 from tests.raft.cluster import Killed
+from tests.running import running, turns
 
 URL = "http://sink.test/records"
 
@@ -125,31 +126,19 @@ class Works:
     def must(self, outcome: Accepted | Refused) -> None:
         assert isinstance(outcome, Accepted), outcome
 
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        task = asyncio.ensure_future(self.outbox.run(self.leading))
-        try:
-            yield
-            assert not task.done(), task
-        finally:
-            task.cancel()
-            await asyncio.wait([task])
+    def running(self) -> AbstractAsyncContextManager[None]:
+        return running(self.outbox.run(self.leading))
 
     async def pass_time(self, seconds: float, step: float = 0.25) -> None:
-        await turns()
+        await turns(40)
         for _ in range(int(seconds / step)):
             self.clock.advance(step)
-            await turns()
+            await turns(40)
 
 
 class SimpleConfig(msgspec.Struct):
     bubble: SinkConfig = SinkConfig()
     slurp: SinkConfig = SinkConfig()
-
-
-async def turns() -> None:
-    for _ in range(40):
-        await asyncio.sleep(0)
 
 
 # --- what arrives -----------------------------------------------------------------------------------------------------
@@ -448,7 +437,7 @@ async def test_the_next_leader_goes_on_from_the_note_and_repeats_only_what_came_
     async with works.running():
         await works.pass_time(NOTE_SECONDS + 1)
         works.toggle("apollo", 2)
-        await turns()
+        await turns(40)
     assert works.outside.of("apollo") == [1, 2, 3]
     assert works.store.delivered("bubble", "apollo") == 1
     works.outside.taken.clear()

@@ -26,6 +26,7 @@ from swoosh.errors import InvariantBroken
 from swoosh.hashing import digest
 from swoosh.machine import Applied
 from swoosh.outcome import Accepted, Change, Code, Refused
+from tests.running import turns
 
 Done = Callable[[Fate, object], None]
 DECIDED_SECONDS = 20.0
@@ -78,7 +79,7 @@ class Leader:
     async def ask(self, *items: Item, within: float = 60.0, dry_run: bool = False) -> asyncio.Task[list[Answer]]:
         """Hand items over; the task has their answers."""
         asked = asyncio.ensure_future(self.proposals.submit(items, self.clock.monotonic() + within, dry_run=dry_run))
-        await turns()
+        await turns(10)
         return asked
 
     async def gather(self) -> bytes | None:
@@ -88,7 +89,7 @@ class Leader:
         if gathered is not None:
             data, done = gathered
             self.raft.flight.append((self.raft.last_index + 1, data, done))
-        await turns()
+        await turns(10)
         return None if gathered is None else gathered[0]
 
     async def commit(self) -> Applied:
@@ -100,14 +101,14 @@ class Leader:
         for wanted, waiting in self.raft.waits:
             if wanted <= index and not waiting.done():
                 waiting.set_result(None)
-        await turns()
+        await turns(10)
         return applied
 
     async def lose(self, fate: Fate) -> None:
         """The oldest entry in flight comes to this."""
         _, _, done = self.raft.flight.pop(0)
         done(fate, None)
-        await turns()
+        await turns(10)
 
     async def confirm(self, refusal: Exception | None = None) -> None:
         """The open read rounds end."""
@@ -116,7 +117,7 @@ class Leader:
                 asked.set_result(0)
             elif not asked.done() and refusal is not None:
                 asked.set_exception(refusal)
-        await turns()
+        await turns(10)
 
     def paused(self, **how: Any) -> ProposalItem:
         return self.solo.item(self.solo.document("CONTROL_PAUSED", {"reason": "a story"}, **how))
@@ -126,12 +127,6 @@ class Leader:
 
     def created(self, project: str, brief: str = "a story") -> ProposalItem:
         return self.solo.item(self.solo.document("PROJECT_CREATED", {"brief": brief}, project=project))
-
-
-async def turns() -> None:
-    """Let everything that is ready run."""
-    for _ in range(10):
-        await asyncio.sleep(0)
 
 
 async def one(asked: asyncio.Task[list[Answer]]) -> Answer:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
 
 from chaos import steer
 from chaos.solo import TERM, Solo, the_chart
@@ -16,6 +14,7 @@ from cluster.steward import BATCH_MAX, PACE_SECONDS, SWEEP_SECONDS, Steward
 from swoosh import proposal
 from swoosh.entry import Item, ProposalItem
 from swoosh.outcome import Accepted, Code
+from tests.running import running, turns
 
 ROUNDS = 40
 
@@ -47,9 +46,9 @@ class House:
 
     async def settle(self, steward: Steward, *, rounds: int = ROUNDS) -> None:
         """Let a steward go on its rounds."""
-        async with running(steward):
+        async with running(steward.run()):
             for _ in range(rounds):
-                await turns()
+                await turns(8)
                 self.clock.advance(max(PACE_SECONDS, SWEEP_SECONDS / 4))
                 self.solo.now_ms = self.clock.wall_us() // 1000
 
@@ -66,22 +65,6 @@ class House:
                 self.solo.fact_item("license", self.solo.machine.cluster_id, body, expires_at=expires),
             )
         )
-
-
-@asynccontextmanager
-async def running(steward: Steward) -> AsyncIterator[None]:
-    rounds = asyncio.ensure_future(steward.run())
-    try:
-        yield
-        assert not rounds.done(), "a steward goes on until it is cancelled"
-    finally:
-        rounds.cancel()
-        await asyncio.wait([rounds])
-
-
-async def turns() -> None:
-    for _ in range(8):
-        await asyncio.sleep(0)
 
 
 def phase(house: House, region: str, project: str = "default") -> str:
