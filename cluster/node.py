@@ -25,6 +25,7 @@ from cluster.config import Config
 from cluster.creators import Creators
 from cluster.disk import Disk
 from cluster.egress import Gatekeeper
+from cluster.elector import Elector
 from cluster.entropy import Entropy
 from cluster.faults import ExitCode
 from cluster.license_gate import LicenseGate
@@ -146,7 +147,8 @@ class Node:
         self.providers = (*providers, self.votes)
         self.admission = Admission(chart, identity.cluster_id, lambda: self.machine.registry, insecure=genesis.insecure)
         self.insecure = genesis.insecure
-        self.screen = Screen(Scanner(config.policy), Voice(self.machine, clock, key), self.read, self.submit)
+        self.voice = Voice(self.machine, clock, key, scanner=Scanner(config.policy))
+        self.screen = Screen(Scanner(config.policy), self.voice, self.read, self.submit)
         self.keeper = keeper
         gate = LicenseGate(self.machine, clock)
         keeper.closed, keeper.seconds_left = gate.closed, gate.seconds_left
@@ -198,6 +200,8 @@ class Node:
     def _connect(self) -> None:
         """The parts that need each other, made known to each other."""
         raft = self.raft
+        self._elector = Elector(self.voice, self.poll)
+        self.on_applied.append(self._elector.on_applied)
         raft.retention.install = self.installer.request
         raft.may_lead = lambda hello: hello.chart_hash == self.machine.registry.cluster.chart.chart_hash
         raft.listen("checkpoint", self.checkpoints.on_report)
@@ -220,6 +224,7 @@ class Node:
             self._compact(),
             self.installer.run(lambda: self.raft.applied_index),
             self.scrubber.run(),
+            self._elector.run(),
         )
         self._background = [self.spawn(job) for job in jobs]
 

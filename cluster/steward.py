@@ -12,9 +12,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+from cluster.elector import profiles
 from cluster.providers.leading import Leading
 from swoosh.entry import Item
-from swoosh.machine import Applied, Layer
+from swoosh.machine import Applied, Layer, Machine
 from swoosh.outcome import Accepted
 from swoosh.proposal import DEFAULT_PROJECT
 from swoosh.reducer import Place
@@ -41,10 +42,10 @@ class Duty(NamedTuple):
 
     transition: str
     may_be_due: Callable[[Seen], bool]
-    inputs: Callable[[ProjectRegions, str], dict[str, Any]]
+    inputs: Callable[[ProjectRegions, Machine], dict[str, Any]]
 
 
-def _no_inputs(_: ProjectRegions, __: str) -> dict[str, Any]:
+def _no_inputs(_: ProjectRegions, __: Machine) -> dict[str, Any]:
     return {}
 
 
@@ -59,13 +60,28 @@ def _council_sits(seen: Seen) -> bool:
     return seen.regions.lifecycle.phase == "EXECUTION" and bool(seen.regions.council.members)
 
 
+def _council_is_asked_for(seen: Seen) -> bool:
+    wanted, phases = seen.regions.meta.formation, (seen.regions.lifecycle.phase, seen.regions.council.phase)
+    return wanted is not None and phases == ("PROJECT_LIFECYCLE", "PLAN_ROLES")
+
+
+def _profiles(regions: ProjectRegions, machine: Machine) -> dict[str, Any]:
+    assert regions.meta.formation is not None
+    return profiles(machine.registry, regions.meta.planned_roles, regions.meta.formation)
+
+
 DUTIES = (
-    Duty("BOOT_CONFIGURED", lambda s: s.regions.boot.phase == "UNINITIALIZED", lambda _, chart: {"chart_hash": chart}),
+    Duty(
+        "BOOT_CONFIGURED",
+        lambda s: s.regions.boot.phase == "UNINITIALIZED",
+        lambda _, machine: {"chart_hash": machine.chart.hash},
+    ),
     Duty("BOOT_LICENSE_GRANTED", lambda s: s.licensed and s.regions.boot.phase == "LICENSE_CHECK", _no_inputs),
     Duty("LICENSE_RENEWED", lambda s: s.licensed and s.regions.license.phase in ("GRACE", "EXPIRED"), _no_inputs),
     # Before grace: a license that was denied is granted none.
     Duty("LICENSE_EXPIRED", lambda s: not s.licensed and s.regions.license.phase in ("ACTIVE", "GRACE"), _no_inputs),
     Duty("LICENSE_GRACE", lambda s: not s.licensed and s.regions.license.phase == "ACTIVE", _no_inputs),
+    Duty("COUNCIL_PROFILES_LOADED", _council_is_asked_for, _profiles),
     Duty("EXECUTION_QUORUM_LOST", lambda s: s.regions.recovery.phase == "STEADY" and _council_sits(s), _no_inputs),
     Duty("CONTROL_RECOVERED", lambda s: s.regions.recovery.phase == "RECOVERY", _no_inputs),
     Duty("ENVIRONMENT_HEALTHY", _health_is_news, lambda r, _: {"content_hash": r.ingestion.content_hash}),
@@ -149,7 +165,7 @@ class Steward:
         seen = self._seen(project_id, project.regions)
         for duty in DUTIES:
             if duty.may_be_due(seen) and (self._boots_default or not self._is_default_boot(project_id, duty)):
-                inputs = duty.inputs(seen.regions, self._machine.chart.hash)
+                inputs = duty.inputs(seen.regions, self._machine)
                 yield from self._if_accepted(project, duty.transition, inputs)
         for name in self._expired_tasks(seen.regions):
             yield from self._if_accepted(project, "EXECUTION_TASK_RELEASED", {"task": name})

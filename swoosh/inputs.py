@@ -12,7 +12,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from swoosh import limits
+from swoosh import limits, state
 from swoosh.catalog import inputs
 from swoosh.hashing import PREFIX, is_hex
 
@@ -104,6 +104,30 @@ class Agreement(Inputs, frozen=True):
         check_hashes("content_hash", self.content_hash)
         check_hashes("member_set_hash", self.member_set_hash)
         check_hashes("environment_hash", self.environment_hash)
+
+
+class Formation(Inputs, frozen=True):
+    """That the cluster forms the council: roles that may stay open, and until when it asks agents (milliseconds since
+    1970, 0 for no end)."""
+
+    optional_roles: Annotated[tuple[str, ...], Meta(max_length=limits.ROLES_MAX)] = ()
+    until_ms: Annotated[int, Meta(ge=0, le=limits.HLC_MS_MAX)] = 0
+
+    def check_beside(self, what: str, roles: tuple[str, ...]) -> None:
+        """Optional roles are names, and none is planned too; together they are as many as a council may have.
+
+        Raises:
+            ValueError: the first fault.
+        """
+        check_names("formation.optional_roles", *self.optional_roles)
+        check_distinct(f"{what} and formation.optional_roles", (*roles, *self.optional_roles))
+        if len(roles) + len(self.optional_roles) > limits.ROLES_MAX:
+            raise ValueError(f"{what} and formation.optional_roles: more than {limits.ROLES_MAX} roles")
+
+    @property
+    def kept(self) -> state.Formation:
+        """As the state keeps it."""
+        return state.Formation(tuple(sorted(self.optional_roles)), self.until_ms)
 
 
 @inputs

@@ -42,8 +42,18 @@ class Item(msgspec.Struct, frozen=True, rename="pascal"):
 # --- a project -------------------------------------------------------------------------------------------------------
 
 
+class Formation(Item, frozen=True):
+    """That the cluster forms the council: it asks the agents it knows to claim what is open, and its nodes vote.
+
+    ``optional_roles`` may be claimed and may stay open; ``until_ms`` (since 1970, 0 for no end) ends the asking.
+    """
+
+    optional_roles: tuple[str, ...]
+    until_ms: int
+
+
 class Meta(Region, frozen=True):
-    """Which machine the project runs and what it is for."""
+    """Which machine the project runs and what it is for. ``formation``: None where others see to the council."""
 
     phase: str = "ABSENT"
     version: str = ""
@@ -54,6 +64,7 @@ class Meta(Region, frozen=True):
     brief: str = ""
     repository: str = ""
     planned_roles: tuple[str, ...] = ()
+    formation: Formation | None = None
 
 
 class Lifecycle(Region, frozen=True):
@@ -141,6 +152,7 @@ class Council(Region, frozen=True):
     certificate: Certificate | None = None
     tool_pins: dict[str, str] = {}
     basis: str = ""
+    formation: Formation | None = None
 
 
 class Asset(Item, frozen=True):

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
 
 from cluster.answers import Answer
@@ -27,6 +28,8 @@ from swoosh.entry import FactItem, Item, Note, ProposalItem
 from swoosh.hlc import HLC
 from swoosh.machine import Applied, Machine
 from swoosh.proposal import inputs_hash, to_sent
+from swoosh.quorum import Vote
+from swoosh.regions.council import Poll
 from swoosh.state import Project
 
 SUBMIT_SECONDS = 5.0
@@ -61,13 +64,26 @@ class Counting(Protocol):
 class Voice:
     """A node's signed word, whether it leads or not."""
 
-    def __init__(self, machine: Machine, clock: Clock, key: NodeKey) -> None:
-        self.machine, self.clock, self._key = machine, clock, key
+    bound: Mapping[str, Any] = MappingProxyType({})
+    """What its facts are bound to beside their time."""
+
+    def __init__(self, machine: Machine, clock: Clock, key: NodeKey, *, scanner: Scanner = _SCANNER) -> None:
+        self.machine, self.clock, self._key, self._scanner = machine, clock, key, scanner
 
     @property
     def principal(self) -> str:
         """Whom the node signs as."""
         return self._key.principal
+
+    @property
+    def registry(self) -> Registry:
+        """Identities, settings and facts as applied here."""
+        return self.machine.registry
+
+    @property
+    def now_ms(self) -> int:
+        """The stamp that an entry made now would get, in milliseconds."""
+        return max(self.machine.position.stamp_us, self.clock.wall_us()) // 1000
 
     def sign(self, data: bytes) -> str:
         """The node's signature over a message of another system, base64url.
@@ -80,6 +96,26 @@ class Voice:
         self, project: Project, transition: str, inputs: dict[str, Any], *, key: str, window_id: str = ""
     ) -> ProposalItem:
         """A signed proposal on the project as it is now. ``key`` is its idempotency key."""
+        return ProposalItem(to_sent(self.document(project, transition, inputs, key=key, window_id=window_id)))
+
+    def document(
+        self,
+        project: Project,
+        transition: str,
+        inputs: dict[str, Any],
+        *,
+        key: str,
+        window_id: str = "",
+        stamp: str = "",
+        behalf: str | None = None,
+    ) -> dict[str, Any]:
+        """The same as the JSON object that `POST /transition` takes.
+
+        Args:
+            stamp: its hybrid logical clock; one of this node, later than the project's, where it is empty.
+            behalf: the principal it is for, where that is not the node.
+        """
+        now = hlc.merge(self.clock.wall_us() // 1000, HLC.parse(project.regions.hlc_last.hlc))
         document = {
             "current_state_hash": project.state_hash,
             "transition": transition,
@@ -87,60 +123,20 @@ class Voice:
             "inputs_hash": inputs_hash(inputs),
             "signer": self._key.principal,
             "idem_key": key,
-            "hlc": str(hlc.merge(self.clock.wall_us() // 1000, HLC.parse(project.regions.hlc_last.hlc))),
+            "hlc": stamp or str(now),
             "window_id": window_id,
             "evidence": [],
             "project": project.id,
+            **({} if behalf is None else {"on_behalf_of": behalf}),
         }
         preimage = signing.proposal_preimage(document, self.machine.cluster_id)
-        return ProposalItem(to_sent({**document, "signature": signing.sign(self._key.private, preimage)}))
+        return {**document, "signature": signing.sign(self._key.private, preimage)}
 
-
-class Leading(Voice):
-    """A node's say in the term it leads."""
-
-    def __init__(
-        self,
-        term: int,
-        machine: Machine,
-        clock: Clock,
-        key: NodeKey,
-        submit: Submit,
-        *,
-        take_note: TakeNote = lambda note, done: done(False),
-        scanner: Scanner = _SCANNER,
-    ) -> None:
-        super().__init__(machine, clock, key)
-        self.term, self._submit, self._take_note, self._scanner = term, submit, take_note, scanner
-        self.on_applied: list[Callable[[Applied], None]] = []
-        """Called with each entry that is applied in this term."""
-
-    @property
-    def registry(self) -> Registry:
-        """Identities, settings and facts as applied here."""
-        return self.machine.registry
-
-    @property
-    def now_ms(self) -> int:
-        """The stamp that an entry made now would get, in milliseconds."""
-        return max(self.machine.position.stamp_us, self.clock.wall_us()) // 1000
-
-    @property
-    def caught_up(self) -> bool:
-        """Whether all that former leaders committed is applied here: an entry of this term is."""
-        return self.machine.position.term == self.term
-
-    async def observe(self, kind: str, subject: str, body: dict[str, Any], *, lives_ms: int) -> Answer | None:
-        """Put an observation made now on record; None where the board says the same and is fresh enough.
-
-        The fact expires ``lives_ms`` after now and is renewed at two thirds of that. ``body`` is the fact's, whole,
-        but for what policy takes for a secret: an outside system may say anything, and it does not get into the log.
-        """
-        body, _ = self._scanner.redact(body)
-        held = self.registry.fact(kind, subject)
-        if held is not None and held.body == body and self.now_ms < _renew_at(held.observed_at, held.expires_at):
-            return None
-        return (await self.submit([self.fact(kind, subject, body, lives_ms=lives_ms)]))[0]
+    def vote(self, asked: Poll) -> Vote:
+        """The node's vote for exactly this motion."""
+        ballot = (self.machine.cluster_id, asked.project, asked.election, asked.member_set_hash, asked.motion)
+        signature = signing.sign(self._key.private, signing.vote_preimage(*ballot))
+        return Vote(*ballot, self.principal, signature)
 
     def fact(self, kind: str, subject: str, body: dict[str, Any], *, lives_ms: int) -> FactItem:
         """A signed fact, later than the one the board holds whatever the clocks of former leaders said, and without
@@ -160,10 +156,48 @@ class Leading(Voice):
             "expires_at": now_ms + lives_ms,
             "body": self._scanner.redact(body)[0],
             "provider": self._key.principal,
-            "gathered_term": self.term,
+            **self.bound,
         }
         preimage = signing.fact_preimage(document, self.machine.cluster_id)
         return FactItem(to_sent({**document, "signature": signing.sign(self._key.private, preimage)}))
+
+
+class Leading(Voice):
+    """A node's say in the term it leads."""
+
+    def __init__(
+        self,
+        term: int,
+        machine: Machine,
+        clock: Clock,
+        key: NodeKey,
+        submit: Submit,
+        *,
+        take_note: TakeNote = lambda note, done: done(False),
+        scanner: Scanner = _SCANNER,
+    ) -> None:
+        super().__init__(machine, clock, key, scanner=scanner)
+        self.term, self._submit, self._take_note = term, submit, take_note
+        self.bound = {"gathered_term": term}
+        self.on_applied: list[Callable[[Applied], None]] = []
+        """Called with each entry that is applied in this term."""
+
+    @property
+    def caught_up(self) -> bool:
+        """Whether all that former leaders committed is applied here: an entry of this term is."""
+        return self.machine.position.term == self.term
+
+    async def observe(self, kind: str, subject: str, body: dict[str, Any], *, lives_ms: int) -> Answer | None:
+        """Put an observation made now on record; None where the board says the same and is fresh enough.
+
+        The fact expires ``lives_ms`` after now and is renewed at two thirds of that. ``body`` is the fact's, whole,
+        but for what policy takes for a secret: an outside system may say anything, and it does not get into the log.
+        """
+        body, _ = self._scanner.redact(body)
+        held = self.registry.fact(kind, subject)
+        if held is not None and held.body == body and self.now_ms < _renew_at(held.observed_at, held.expires_at):
+            return None
+        return (await self.submit([self.fact(kind, subject, body, lives_ms=lives_ms)]))[0]
 
     async def submit(self, items: Sequence[Item]) -> list[Answer]:
         """One answer per proposal or fact, in order."""

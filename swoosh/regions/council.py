@@ -19,7 +19,18 @@ from msgspec.structs import replace
 from swoosh import facts, limits, pins, quorum, windows
 from swoosh.catalog import Context, Verdict, effect, guard, inputs, passed, refused
 from swoosh.guards import has_role, holds, is_revoked, said, signed_by_operator
-from swoosh.inputs import Count, Inputs, Principal, Text, Word, check_distinct, check_hashes, check_names, is_printable
+from swoosh.inputs import (
+    Count,
+    Formation,
+    Inputs,
+    Principal,
+    Text,
+    Word,
+    check_distinct,
+    check_hashes,
+    check_names,
+    is_printable,
+)
 from swoosh.outcome import Code, Refused
 from swoosh.principal import normalise
 from swoosh.state import Certificate, Claim, Council, Identity, Member, Vote
@@ -31,15 +42,19 @@ ELECTORS_MIN = 3  # fewer cannot outvote one that is wrong; a one-node cluster h
 
 @inputs
 class Profiles(Inputs, frozen=True):
-    """The roles to fill, the principals who may vote, and how many of them it takes."""
+    """The roles to fill, the principals who may vote, how many of them it takes, and whether the cluster asks agents
+    to claim the roles."""
 
     roles: Annotated[tuple[str, ...], Meta(min_length=1, max_length=limits.ROLES_MAX)]
     electorate: Annotated[tuple[Principal, ...], Meta(min_length=1, max_length=limits.ELECTORS_MAX)]
     threshold: Count
+    formation: Formation | None = None
 
     def __post_init__(self) -> None:
         check_names("roles", *self.roles)
         check_distinct("roles", self.roles)
+        if self.formation is not None:
+            self.formation.check_beside("roles", self.roles)
         check_distinct("electorate", tuple(map(normalise, self.electorate)))
 
 
@@ -149,10 +164,10 @@ def electorate_valid(c: Context) -> Verdict:
 
 @guard
 def role_open(c: Context) -> Verdict:
-    """Reads the planned roles and claims; refuses a role that is not planned or is claimed."""
+    """Reads the planned and optional roles and claims; refuses a role that is neither, or is claimed."""
     role, council = c.inputs.role, c.regions.council
-    if role not in council.planned_roles:
-        return refused(f"{role} is not planned; planned are {', '.join(council.planned_roles)}")
+    if role not in roles_of(council):
+        return refused(f"{role} is not planned; planned are {', '.join(roles_of(council))}")
     claim = _live_claims(c).get(role)
     if claim is not None:
         return refused(f"{role} is claimed by {claim.agent} ({claim.principal}); it must be released first")
@@ -215,6 +230,7 @@ def open_election(c: Context) -> Mapping[str, Any]:
         planned_roles=c.inputs.roles,
         electorate=tuple(sorted(map(normalise, c.inputs.electorate))),
         threshold=c.inputs.threshold,
+        formation=None if c.inputs.formation is None else c.inputs.formation.kept,
     )
     return {"council": _new_election(rules, {})}
 
@@ -393,6 +409,11 @@ def poll(project: str, council: Council, motion: str, known: Known) -> Poll | Re
     )
 
 
+def roles_of(council: Council) -> tuple[str, ...]:
+    """Every role that may be claimed: the planned ones, which must be, then the optional ones."""
+    return council.planned_roles + (council.formation.optional_roles if council.formation is not None else ())
+
+
 def is_settled(council: Council, vote: quorum.Vote) -> bool:
     """Whether the vote is for the very set that the certificate of this election seated."""
     held = council.certificate
@@ -414,6 +435,7 @@ def _new_election(council: Council, claims: dict[str, Claim]) -> Council:
         planned_roles=council.planned_roles,
         electorate=council.electorate,
         threshold=council.threshold,
+        formation=council.formation,
         election=council.election + 1,
         claims=claims,
     )

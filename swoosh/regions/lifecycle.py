@@ -15,21 +15,26 @@ from msgspec.structs import replace
 from swoosh import limits, state
 from swoosh.catalog import Context, Verdict, effect, guard, inputs, passed, refused
 from swoosh.guards import asset_in_flight
-from swoosh.inputs import Inputs, check_distinct, check_names
+from swoosh.inputs import Formation, Inputs, check_distinct, check_names
 from swoosh.schema import SCHEMA_HASH
 
 
 @inputs
 class ProjectBrief(Inputs, frozen=True):
-    """What the project is for, where its code lives, and the roles it will need."""
+    """What the project is for, where its code lives, the roles it will need, and whether the cluster fills them."""
 
     brief: Annotated[str, Meta(min_length=1, max_length=limits.BRIEF_CHARS_MAX)]
     repository: Annotated[str, Meta(max_length=limits.ADDRESS_CHARS_MAX)] = ""
     planned_roles: Annotated[tuple[str, ...], Meta(max_length=limits.ROLES_MAX)] = ()
+    formation: Formation | None = None
 
     def __post_init__(self) -> None:
         check_names("planned_roles", *self.planned_roles)
         check_distinct("planned_roles", self.planned_roles)
+        if self.formation is not None:
+            if not self.planned_roles:
+                raise ValueError("planned_roles: a council that the cluster forms has at least one role to fill")
+            self.formation.check_beside("planned_roles", self.planned_roles)
 
 
 @guard
@@ -54,6 +59,7 @@ def create_project(c: Context) -> Mapping[str, Any]:
         brief=c.inputs.brief,
         repository=c.inputs.repository,
         planned_roles=c.inputs.planned_roles,
+        formation=None if c.inputs.formation is None else c.inputs.formation.kept,
     )
     return {"meta": meta}
 
