@@ -39,6 +39,7 @@ from cluster.shhh.policy import BUILT_IN, Policy
 from cluster.storage.incoming import current_store
 from cluster.tls import Credentials
 from cluster.vault import Secret, SecretError, Vault
+from cluster.whoosh import CLOSED, Whoosh
 from swoosh import genesis as genesis_document
 from swoosh.chart import Chart, load_chart
 from swoosh.errors import Malformed
@@ -182,6 +183,7 @@ class Config:
         bubble: where Decision Records go.
         slurp: where submission records go.
         backbeat: where beats come from; None where nowhere.
+        whoosh: who may call as if this were WHOOSH, and which agents are asked into councils.
         notices: what the operator should hear at the start.
     """
 
@@ -215,6 +217,7 @@ class Config:
     bubble: Sink = NOWHERE
     slurp: Sink = NOWHERE
     backbeat: Backbeat | None = None
+    whoosh: Whoosh = CLOSED
     notices: tuple[str, ...] = ()
 
     @property
