@@ -101,11 +101,15 @@ class Health(Body, frozen=True):
 
 
 class Agent(Body, frozen=True):
-    """An agent is there. Subject: its principal."""
+    """An agent is there. Subject: its principal. How others dial it is for them to read; no guard does."""
 
     name: str
     capabilities: tuple[str, ...] = ()
     endpoint: str = ""
+    status: str = ""
+    transport: str = ""
+    multiaddrs: tuple[str, ...] = ()
+    certificate_hash: str = ""
 
 
 KINDS: dict[str, type[Body]] = {

@@ -15,7 +15,8 @@ from aiohttp import web
 
 from cluster import faults
 from cluster.faults import ExitCode
-from cluster.http import admin, health, hmmm, outboxes, problems, records, state, transition, watch, windows
+from cluster.http import admin, health, hmmm, outboxes, problems, records, state, transition, watch, whoosh, windows
+from cluster.http.access import Denied
 from cluster.http.listener import doorman_of
 from cluster.http.rate import METERS, Buckets, Meters, Throttled, charge
 from cluster.http.request import LIMITS, METRICS, NODE, PROJECT, Limits, head_of
@@ -81,6 +82,7 @@ def public_app(node: Node, metrics: Metrics, limits: Limits | None = None) -> we
             web.get("/outboxes", outboxes.get_outboxes),
             web.post("/admin/outbox-retry", outboxes.post_retry),
             web.post("/admin/outbox-pass-over", outboxes.post_pass_over),
+            *whoosh.routes(),
         ]
     )
     return app
@@ -121,6 +123,8 @@ async def _answered(request: web.Request, handler: Handler) -> web.StreamRespons
         refused = Refused(error.code, (error.reason,), request.get(PROJECT, ""))
         return problems.respond(transition.with_head(request.app[NODE], refused))
     except Throttled as error:
+        return problems.respond(error.answer)
+    except Denied as error:
         return problems.respond(error.answer)
     except problems.RoutingError as error:
         return problems.routing(error, _path(request))

@@ -73,6 +73,15 @@ _OF_STATE = frozenset(
     }
 )
 
+_ADAPTED = {
+    Code.UNKNOWN_PROJECT: HTTPStatus.NOT_FOUND,
+    **dict.fromkeys(
+        (Code.GUARD_REJECTED, Code.TERMINATED, Code.QUARANTINED, Code.PAUSED, Code.RECOVERING, Code.NOT_LICENSED),
+        HTTPStatus.CONFLICT,
+    ),
+}
+"""What is a 400 to callers of ours, to callers of WHOOSH: what stands in the way may be gone later."""
+
 _GUARDS_V1 = {
     "LicenseOK": frozenset({"license_active", "license_denied", "license_unavailable", "grace_over_or_denied"}),
     "BackbeatOK": frozenset({"window_open", "new_window"}),
@@ -172,6 +181,20 @@ def accepted_later(answer: Accepted) -> web.Response:
     return _json(HTTPStatus.ACCEPTED, _accepted(answer), headers)
 
 
+def adapted(answer: Answer, says: Mapping[str, Any], *, created: bool) -> web.Response:
+    """One answer of the node to a caller of WHOOSH, who knows 201, 404 and 409. `says` is what such a caller reads.
+    What cannot be created because it is there is a conflict to him."""
+    status, body = document(answer)
+    if isinstance(answer, Accepted):
+        first = created and not answer.duplicate
+        return _json(HTTPStatus.CREATED if first else HTTPStatus.OK, {**body, **says})
+    if isinstance(answer, Refused) and status == HTTPStatus.BAD_REQUEST:
+        status = (
+            HTTPStatus.CONFLICT if created and answer.code is Code.WRONG_PHASE else _ADAPTED.get(answer.code, status)
+        )
+    return _json(status, body, _headers(answer))
+
+
 def outcomes(answers: list[Answer], *, lines: bool) -> web.Response:
     """A batch's answers in order, each with the `status` it would have had alone."""
     documents = [{"status": status, **body} for status, body in map(document, answers)]
@@ -189,10 +212,26 @@ def ndjson(lines: Any) -> web.Response:
     return web.Response(body=body, content_type=NDJSON)
 
 
+def created(body: Mapping[str, Any]) -> web.Response:
+    """Something new is on record that is no transition."""
+    return _json(HTTPStatus.CREATED, body)
+
+
+def conflict(reason: str, **extra: Any) -> web.Response:
+    """What is asked for contradicts what is so, and a caller of WHOOSH is told before anything is proposed."""
+    return _json(HTTPStatus.CONFLICT, {**_refused(Refused(Code.GUARD_REJECTED, (reason,))), **extra})
+
+
 def refuse(code: Code, *reasons: str, **extra: Any) -> web.Response:
     """A refusal that no proposal is behind; `extra` are further members of the body."""
     body = {**_refused(Refused(code, reasons)), **extra}
     return _json(STATUS[code], body, _headers(Refused(code, reasons)))
+
+
+def unserved(error: str, reason: str, contact: str) -> web.Response:
+    """What WHOOSH served and SWOOSH does not, in the error body of v1.0.0; `contact` says what serves instead."""
+    body = _refused(Refused(Code.NOT_IMPLEMENTED, (reason,), ""))
+    return _json(HTTPStatus.NOT_IMPLEMENTED, {**body, "error": error, "reason": reason, "contact": f"use {contact}"})
 
 
 def internal() -> web.Response:

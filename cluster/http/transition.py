@@ -238,14 +238,21 @@ async def get_outcome(request: web.Request) -> web.Response:
     missing = await consistent(request)
     if missing is not None:
         return problems.respond(missing)
-    entry = node.store.ledger(project_id, key)
-    if entry is None:
+    found = recorded(node, project_id, key)
+    if found is None:
         index = node.machine.position.index
         reason = f"no transition of {project_id} with this key is applied as of index {index}"
         return problems.refuse(Code.NOT_FOUND, reason, as_of_index=index)
+    return problems.respond(found)
+
+
+def recorded(node: Node, project_id: str, key: str) -> Accepted | None:
+    """What a key led to, as far as this node has applied; None where it led to nothing yet."""
+    entry = node.store.ledger(project_id, key)
+    if entry is None:
+        return None
     data = node.store.record(project_id, entry.seq)
     project = head_of(node, project_id)
     judged = wal.decode(data).guard_outcomes if data is not None else ()
     quarantined = project is not None and project.quarantined
-    recorded = idempotency.recorded(entry, project_id, key, quarantined=quarantined, guard_outcomes=judged)
-    return problems.respond(recorded)
+    return idempotency.recorded(entry, project_id, key, quarantined=quarantined, guard_outcomes=judged)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -60,11 +61,16 @@ def has_head(template: str) -> bool:
 
 
 def template_of(path: str) -> str:
+    """The path as described: the one with the fewest parameters that fits."""
     plain = path.partition("?")[0]
-    for prefix in ("/transitions/", "/decisions/"):
-        if plain.startswith(prefix):
-            return next(str(name) for name in SPEC["paths"] if name.startswith(prefix))
-    return plain
+    fitting = (name for name in SPEC["paths"] if _fits(name, plain))
+    return min(fitting, key=lambda name: str(name).count("{"), default=plain)
+
+
+def _fits(template: str, path: str) -> bool:
+    if template.startswith("/transitions/"):  # a key may hold slashes
+        return path.startswith("/transitions/")
+    return re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", template), path) is not None
 
 
 @dataclass

@@ -25,6 +25,7 @@ from cluster.raft.driver import PeerStatus, Role
 from cluster.screen import Screen
 from cluster.shhh.policy import BUILT_IN, Policy
 from cluster.shhh.scanner import Scanner
+from cluster.whoosh import CLOSED, Whoosh
 from swoosh import canonical, genesis, hlc, principal, proposal, signing
 from swoosh import entry as log_entry
 from swoosh.chart import load_chart
@@ -43,7 +44,7 @@ ROLES = {
     "proposer": ("proposer:*",),
     "agent": ("agent",),
     "provider": ("provider:*",),
-    "node": ("node",),
+    "node": ("node", "provider:*", "elector"),
     "ed": ("elector",),
     "eli": ("elector",),
     "eva": ("elector",),
@@ -117,6 +118,7 @@ class Desk:
     recovery_s: float | None = 0.25
     stopping: bool = False
     policy: Policy = BUILT_IN
+    whoosh: Whoosh = CLOSED
     settings: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -125,7 +127,7 @@ class Desk:
         self.cluster_id = genesis.cluster_id(self.genesis)
         self.chart = CHART
         rates = {"rate_per_signer": self.rate_per_signer, "rate_per_ip": self.rate_per_ip}
-        self.config = SimpleNamespace(node_id="n1", read_tokens=self.read_tokens, **rates)
+        self.config = SimpleNamespace(node_id="n1", read_tokens=self.read_tokens, whoosh=self.whoosh, **rates)
         self.memory = MemorySource(genesis.initial_projects(self.genesis, CHART), Position(1, 1, 0))
         self.store = Store(self.memory)
         self.machine = Machine(CHART, self.cluster_id, self.memory)
@@ -133,8 +135,8 @@ class Desk:
         self.keeper = Gatekeeper(self.clock, ())
         self.providers: tuple[Any, ...] = (self.votes,)
         self.admission = Admission(CHART, self.cluster_id, lambda: self.machine.registry, insecure=self.insecure)
-        voice = Voice(self.machine, self.clock, NodeKey(KEYS["node"].private, KEYS["node"].principal))
-        self.screen = Screen(Scanner(self.policy), voice, self.read, self.submit)
+        self.voice = Voice(self.machine, self.clock, NodeKey(KEYS["node"].private, KEYS["node"].principal))
+        self.screen = Screen(Scanner(self.policy), self.voice, self.read, self.submit)
         self.on_applied: list[Callable[[Applied], None]] = []
         self.snapshots = FakeSnapshots()
         self.checkpoints = SimpleNamespace(halted=None, document=lambda: {"checkpoint": None, "halted": None})

@@ -1,0 +1,224 @@
+"""Agents as WHOOSH knows them: registered, alive, and told where the others are.
+
+An agent is a fact that this node signs: it says that a caller who may speak for the agent was heard at that moment. It
+runs out unless the agent is heard again, by a status, by registering anew, or when its own `/health` answers the
+leader (providers/agents.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from cluster.http import gate, problems, transition
+from cluster.http.access import authorise
+from cluster.http.request import NODE, consistent, deadline
+from cluster.http.whoosh import adapter, lenient, reading
+from cluster.http.whoosh.adapter import PREFIX, Call
+from cluster.node import Node
+from cluster.profiles import Profile
+from swoosh import facts, limits
+from swoosh.facts import Agent, Known
+from swoosh.hlc import time_text
+from swoosh.outcome import Code, FactAccepted
+
+CAPABILITIES_MAX = 64
+ADDRESSES_MAX = 16
+KIND = "agent"
+
+
+async def post_register(request: web.Request) -> web.Response:
+    """The agent is there, can do this, and is reached there. 201 when it is new, 200 when it was known."""
+    call = await adapter.read_for_agent(request)
+    return await _heard(request, call, registration(call))
+
+
+async def post_status(request: web.Request) -> web.Response:
+    """The agent is still there; what it is doing is kept as one word."""
+    call = await adapter.read_for_agent(request, request.match_info["id"])
+    missing = await request.app[NODE].read("linearizable", deadline(request))
+    if missing is not None:
+        return problems.respond(missing)
+    held = _fact(request.app[NODE], call.principal)
+    if held is None:
+        reason = f"agent {call.agent} is not registered"
+        return problems.refuse(Code.NOT_FOUND, reason, help="register it: POST /api/v1/agents/register")
+    status = lenient.text(call.document, "status", "state", longest=limits.NAME_CHARS_MAX)
+    return await _heard(request, call, {**held.body, "status": status})
+
+
+async def _heard(request: web.Request, call: Call, body: dict[str, Any]) -> web.Response:
+    """Put it on record that the agent was heard, unless that is on record for long enough."""
+    node = request.app[NODE]
+    missing = await node.read("linearizable", deadline(request))
+    if missing is not None:
+        return problems.respond(missing)
+    life_ms = int(node.config.whoosh.agent_life * 1000)
+    held = _fact(node, call.principal)
+    says = {"success": True, "agent_id": call.agent, "expires_in_s": life_ms // 1000, "duplicate": False}
+    if held is not None and held.body == body and node.voice.now_ms < held.expires_at - life_ms * 2 // 3:
+        return problems.ok({**says, "duplicate": True})
+    item = node.voice.fact(KIND, call.principal, body, lives_ms=life_ms)
+    [admitted] = await gate.admit(request, node.admission.fact, [msgspec.json.decode(item.sent)])
+    [answer] = await transition.submit(request, [admitted])
+    if not isinstance(answer, FactAccepted):
+        return problems.adapted(answer, {}, created=False)
+    return problems.created(says) if held is None else problems.ok(says)
+
+
+def registration(call: Call) -> dict[str, Any]:
+    """What is kept of a registration, in the form of an `agent` fact."""
+    said, longest = call.document, limits.ADDRESS_CHARS_MAX
+    agent = Agent(
+        name=lenient.text(said, "agent_name", "name", "display_name", longest=limits.NAME_CHARS_MAX) or call.agent,
+        capabilities=lenient.texts(
+            said, "capabilities", "skills", "expertise", most=CAPABILITIES_MAX, longest=limits.NAME_CHARS_MAX
+        ),
+        endpoint=lenient.text(said, "endpoint", "url", "http_endpoint", "address", longest=longest),
+        multiaddrs=lenient.texts(said, "multiaddrs", "addresses", most=ADDRESSES_MAX, longest=longest),
+        transport=lenient.text(said, "transport", "transport_preference", longest=limits.NAME_CHARS_MAX),
+        certificate_hash=lenient.text(said, "certificate_hash", "cert_hash", longest=limits.NAME_CHARS_MAX),
+        status=lenient.text(said, "status", "state", longest=limits.NAME_CHARS_MAX),
+    )
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in _members(agent)}
+
+
+def _members(agent: Agent) -> Iterator[tuple[str, Any]]:
+    return ((name, getattr(agent, name)) for name in agent.__struct_fields__)
+
+
+# --- reads ------------------------------------------------------------------------------------------------------------
+
+
+async def get_agents(request: web.Request) -> web.Response:
+    """Every agent that is there, or was lately."""
+    authorise(request, *reading.READERS)
+    missing = await consistent(request)
+    if missing is not None:
+        return problems.respond(missing)
+    node = request.app[NODE]
+    rows, counts = reading.page(request, [_view(node, known) for known in registered(node)])
+    return problems.ok({"agents": rows, **counts})
+
+
+async def get_bootstrap_peers(request: web.Request) -> web.Response:
+    """Where a mesh begins: the agents that told how they are dialled."""
+    return await _told(request, lambda node: {"bootstrap_peers": _peers(node)})
+
+
+async def get_topology(request: web.Request) -> web.Response:
+    """The agents that are there, and the councils they sit in together."""
+    return await _told(request, _topology)
+
+
+async def get_assignment(request: web.Request) -> web.Response:
+    """What one agent is to do: its seats, and where the mesh begins. 404 for an agent nobody registered."""
+    agent = request.match_info["agent"]
+    return await _told(request, lambda node: _assignment(node, agent))
+
+
+async def _told(request: web.Request, view: Any) -> web.Response:
+    authorise(request, *reading.READERS)
+    missing = await consistent(request)
+    if missing is not None:
+        return problems.respond(missing)
+    found = view(request.app[NODE])
+    if found is None:
+        return problems.refuse(Code.NOT_FOUND, f"there is no agent {request.match_info['agent'][:120]}")
+    return problems.ok(found)
+
+
+def registered(node: Node) -> list[Known]:
+    """The newest fact about each agent, by principal."""
+    entries = node.machine.registry.facts.entries
+    return [known for path, known in sorted(entries.items()) if path.startswith(f"{KIND}/")]
+
+
+def _alive(node: Node) -> list[Known]:
+    return [known for known in registered(node) if node.voice.now_ms < known.expires_at]
+
+
+def _fact(node: Node, principal: str) -> Known | None:
+    return node.machine.registry.fact(KIND, principal)
+
+
+def _said(known: Known) -> Agent:
+    return msgspec.convert(known.body, facts.Agent)
+
+
+def _dialled(known: Known) -> bool:
+    said = _said(known)
+    return bool(said.multiaddrs or said.endpoint)
+
+
+def _view(node: Node, known: Known) -> dict[str, Any]:
+    said = _said(known)
+    return {
+        "agent_id": reading.agent(known.subject),
+        "name": said.name,
+        "capabilities": list(said.capabilities),
+        "endpoint": said.endpoint or None,
+        "status": (said.status or "online") if node.voice.now_ms < known.expires_at else "offline",
+        "last_seen": time_text(known.observed_at),
+    }
+
+
+def _peers(node: Node) -> list[dict[str, Any]]:
+    return [_peer(known) for known in _alive(node) if _dialled(known)]
+
+
+def _peer(known: Known) -> dict[str, Any]:
+    said = _said(known)
+    return {
+        "agent_id": reading.agent(known.subject),
+        "transport": said.transport or "tcp",
+        "certificate_hash": said.certificate_hash or None,
+        "multiaddrs": list(said.multiaddrs),
+        "endpoint": said.endpoint or None,
+    }
+
+
+def _seats(node: Node) -> Iterator[tuple[str, str, str]]:
+    """(project, role, principal) of everybody who is seated."""
+    for project_id in sorted(node.machine.project_ids()):
+        project = reading.find(node, project_id)
+        council = getattr(project.regions, "council", None) if project is not None else None
+        for member in council.members if council is not None else ():
+            yield project_id, member.role, member.principal
+
+
+def _topology(node: Node) -> dict[str, Any]:
+    seats = list(_seats(node))
+    return {
+        "nodes": [_peer(known) for known in _alive(node)],
+        "councils": [
+            {"council_id": name, "members": [reading.agent(who) for at, _, who in seats if at == name]}
+            for name in dict.fromkeys(at for at, _, _ in seats)
+        ],
+    }
+
+
+def _assignment(node: Node, agent: str) -> Mapping[str, Any] | None:
+    known = _fact(node, PREFIX + agent)
+    if known is None:
+        return None
+    profiles = node.config.whoosh.profiles
+    return {
+        "agent_id": agent,
+        "config_epoch": node.machine.registry.cluster.members.config_epoch,
+        "assignments": [
+            {
+                "project_id": at,
+                "council_id": at,
+                "role_name": role,
+                "role_profile": profiles.get(role, Profile(role)).told,
+                "ucxl_address": reading.council_address(at, agent, role),
+            }
+            for at, role, who in _seats(node)
+            if who == known.subject
+        ],
+        "bootstrap_peers": _peers(node),
+    }

@@ -1,0 +1,85 @@
+"""What the reads of WHOOSH share: one project as it stands, pages, and how things of ours are spelled there."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from aiohttp import web
+
+from cluster.http import problems
+from cluster.http.access import authorise
+from cluster.http.request import NODE, PROJECT, consistent, number
+from cluster.http.whoosh import lenient
+from cluster.http.whoosh.adapter import PREFIX
+from cluster.node import Node
+from swoosh.addresses import COMPONENT
+from swoosh.errors import Malformed
+from swoosh.outcome import Code
+from swoosh.proposal import DEFAULT_PROJECT
+from swoosh.state import Project, ProjectRegions
+
+READERS = ("developer", "service", "agent")
+PAGE, PAGE_MAX = 50, 500
+PROJECTS_BETWEEN_PAUSES = 16
+
+View = Callable[[Node, str, ProjectRegions], dict[str, Any]]
+
+
+async def of_project(request: web.Request, view: View, what: str) -> web.Response:
+    """One project, as `view` tells of it; `what` names it to whoever asks for one that is not there."""
+    authorise(request, *READERS)
+    missing = await consistent(request)
+    if missing is not None:
+        return problems.respond(missing)
+    node, named = request.app[NODE], request.match_info["id"]
+    project = find(node, named)
+    if project is None:
+        return problems.refuse(Code.NOT_FOUND, f"there is no {what} {named[:80]}")
+    request[PROJECT] = project.id
+    assert isinstance(project.regions, ProjectRegions)
+    return problems.ok({**view(node, project.id, project.regions), "state_hash": project.state_hash})
+
+
+def find(node: Node, named: str) -> Project | None:
+    """The project of an id; None where there is none that callers of WHOOSH see."""
+    try:
+        project = node.machine.project(lenient.project_id(named))
+    except Malformed:
+        return None
+    return project if project is not None and isinstance(project.regions, ProjectRegions) else None
+
+
+async def projects(node: Node) -> AsyncIterator[tuple[str, ProjectRegions]]:
+    """Every project that somebody made, in order; others are served between them."""
+    for count, name in enumerate(sorted(node.machine.project_ids()), 1):
+        if count % PROJECTS_BETWEEN_PAUSES == 0:
+            await node.clock.sleep(0)
+        project = node.machine.project(name)
+        if name != DEFAULT_PROJECT and project is not None and isinstance(project.regions, ProjectRegions):
+            yield name, project.regions
+
+
+def page(request: web.Request, rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, int]]:
+    """The rows that `limit` and `offset` ask for, and what the answer says of it.
+
+    Raises:
+        Malformed: not numbers.
+    """
+    limit, offset = max(1, number(request, "limit", PAGE, PAGE_MAX)), number(request, "offset", 0)
+    return rows[offset : offset + limit], {"total": len(rows), "limit": limit, "offset": offset}
+
+
+def agent(principal: str) -> str:
+    """What callers of WHOOSH call an agent: its id there, else the key it signs with."""
+    return principal.removeprefix(PREFIX)
+
+
+def council_address(project_id: str, agent_id: str = "any", role: str = "any", task: str = "council") -> str:
+    """Where UCXL keeps what concerns a council."""
+    parts = [_component(each) for each in (agent_id, role, project_id, task)]
+    return f"ucxl://{parts[0]}:{parts[1]}@{parts[2]}:{parts[3]}/*^/"
+
+
+def _component(text: str) -> str:
+    return "".join(each if each in COMPONENT else "-" for each in text)
