@@ -314,9 +314,9 @@ class Node:
         """Apply one committed entry: machine, store, listeners. What it raises ends the process."""
         try:
             applied = self.machine.apply(index, term, payload)
+            self.store.commit(applied)  # which reads what it adds to
         except Corrupt as error:
             faults.fatal(ExitCode.DAMAGED, str(error), index=index)
-        self.store.commit(applied)
         faults.failpoint("applied")
         self.checkpoints.on_applied(applied)
         self._check_support()

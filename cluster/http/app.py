@@ -42,7 +42,7 @@ _log = structlog.get_logger(__name__)
 def public_app(node: Node, metrics: Metrics, limits: Limits | None = None) -> web.Application:
     """Everything of the public address. Each node serves all of it."""
     limits = limits or Limits()
-    app = web.Application(middlewares=[_attended, _answered, _admitted])
+    app = web.Application(middlewares=[_attended, _told, _answered, _admitted])
     app[NODE], app[LIMITS], app[METRICS] = node, limits, metrics
     config, clock = node.config, node.clock
     app[METERS] = Meters(Buckets(config.rate_per_ip, clock), Buckets(config.rate_per_signer, clock))
@@ -112,6 +112,15 @@ async def _attended(request: web.Request, handler: Handler) -> web.StreamRespons
         return await handler(request)
     finally:
         doorman.answered()
+
+
+@web.middleware
+async def _told(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """What a caller of WHOOSH is refused is one line of the log: he proved no key, so it is no rejection on record."""
+    response = await handler(request)
+    if response.status >= 400 and request.path.startswith(whoosh.PREFIXES):
+        _log.info("refused", method=request.method, path=_path(request), **problems.told(response))
+    return response
 
 
 @web.middleware

@@ -228,6 +228,13 @@ def refuse(code: Code, *reasons: str, **extra: Any) -> web.Response:
     return _json(STATUS[code], body, _headers(Refused(code, reasons)))
 
 
+def told(response: web.StreamResponse) -> dict[str, Any]:
+    """What a refusal said, for the log."""
+    body = response.body if isinstance(response, web.Response) else None
+    said = msgspec.json.decode(body) if isinstance(body, bytes) else {}
+    return {"status": response.status, "code": said.get("code"), "error": said.get("error")}
+
+
 def unserved(error: str, reason: str, contact: str) -> web.Response:
     """What WHOOSH served and SWOOSH does not, in the error body of v1.0.0; `contact` says what serves instead."""
     body = _refused(Refused(Code.NOT_IMPLEMENTED, (reason,), ""))

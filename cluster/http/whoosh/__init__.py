@@ -13,6 +13,9 @@ from cluster.http import health
 from cluster.http.access import authorise
 from cluster.http.whoosh import agents, councils, gitea, projects, tasks, teams, unserved
 
+PREFIXES = ("/api/v1/", "/webhooks/", "/command", "/admin/health/details")
+"""Under which everything is WHOOSH's."""
+
 
 def routes() -> list[web.RouteDef]:
     """Everything that is served of WHOOSH's surface."""
@@ -29,6 +32,7 @@ def routes() -> list[web.RouteDef]:
         web.get("/api/v1/tasks/{id}", tasks.get_task),
         web.post("/api/v1/tasks/{id}/claim", tasks.post_claim),
         web.post("/api/v1/tasks/{id}/complete", tasks.post_complete),
+        web.post("/api/v1/tasks/{id}/review", tasks.post_review),
         web.post("/webhooks/gitea", gitea.post_webhook),
         web.get("/api/v1/teams/{id}", teams.get_team),
         web.get("/api/v1/teams/{id}/activity", teams.get_activity, allow_head=False),

@@ -113,7 +113,7 @@ def speaks_for(caller: Caller, agent: str) -> str:
         Malformed: none is named, or the name cannot be one.
     """
     found = agent or caller.agent
-    if not lenient.is_name(PREFIX + found):
+    if not found or not lenient.is_name(PREFIX + found):
         most = limits.NAME_CHARS_MAX - len(PREFIX)
         raise Malformed(f"agent_id: expected 1 to {most} printable ASCII characters without spaces, got {found[:80]!r}")
     if caller.agent and caller.agent != found:

@@ -120,6 +120,12 @@ async def post_complete(request: web.Request) -> web.Response:
 WishForTask = Callable[[Call, Project, ProjectRegions, Found, Task], Wish | web.Response]
 
 
+async def post_review(request: web.Request) -> web.Response:
+    """EXECUTION_APPROVAL_RECORDED by a member other than the one who did it. WHOOSH had no such route; without one, a
+    council of agents that hold no keys could never leave REVIEW."""
+    return await _of_task(request, _review)
+
+
 async def _of_task(request: web.Request, wish: WishForTask) -> web.Response:
     call = await adapter.read_for_agent(request)
     node, named = request.app[NODE], request.match_info["id"]
@@ -152,6 +158,18 @@ def _complete(call: Call, project: Project, regions: ProjectRegions, found: Foun
     says = {**_says(found, call, "completed"), "evidence": reference}
     inputs = {"task": found.name, "evidence": reference}
     return Wish("EXECUTION_TASK_COMPLETED", inputs, _generation(regions, task), says=says)
+
+
+def _review(call: Call, project: Project, regions: ProjectRegions, found: Found, task: Task) -> Wish | web.Response:
+    verdict = lenient.text(call.document, "verdict", "decision", longest=limits.NAME_CHARS_MAX).lower()
+    reason = lenient.text(call.document, "reason", "comment")
+    says = {**_says(found, call, STATUS[task.state]), "claimed_by": reading.agent(task.owner), "verdict": verdict}
+    inputs = {"verdict": verdict, "tasks": [found.name], "reason": reason}
+    epoch = regions.epoch.get("Execution", 0)
+    given = task.verdicts.get(call.principal)
+    if given is not None and (given.verdict, given.reason) == (verdict, reason):
+        return problems.ok({"success": True, "duplicate": True, "state_hash": project.state_hash, **says})
+    return Wish("EXECUTION_APPROVAL_RECORDED", inputs, (*_generation(regions, task), epoch), says=says)
 
 
 def _generation(regions: ProjectRegions, task: Task) -> Generation:
