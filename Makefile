@@ -54,6 +54,12 @@ TRANSITIONS ?= 100000
 growth: $(STAMP) ## Does a node grow with its history? (NODES= TRANSITIONS=; RECORD=1 appends to the report)
 	@$(BIN)/python -m chaos.live.growth --nodes $(NODES) --transitions $(TRANSITIONS) $(if $(RECORD),--record)
 
+EACH ?= 10
+
+.PHONY: api-fuzz
+api-fuzz: $(STAMP) ## Requests made up from the description of the API, to three nodes (EACH= SEED=; RECORD=1 appends)
+	@$(BIN)/python -m chaos.live.fuzz --each $(EACH) $(if $(SEED),--seed $(SEED)) $(if $(RECORD),--record)
+
 BEATS ?= 500
 
 .PHONY: beats
