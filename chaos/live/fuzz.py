@@ -76,7 +76,7 @@ def _run(url: str, configuration: Path, each: int, seed: int) -> tuple[int, str]
         *("--max-examples", str(each), "--seed", str(seed), "--exclude-path", ENDLESS),
         *("--suppress-health-check", "all", "--continue-on-failure", "--no-color", "--warnings", "off"),
     ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=configuration.parent)
     return done.returncode, done.stdout + done.stderr
 
 
@@ -91,9 +91,8 @@ async def _agree(cluster: LiveCluster) -> bool:
     """Whether every node comes to the same state, with all that was sent applied."""
 
     async def one_hash() -> bool | None:
-        found = await cluster.survey()
-        hashes = {(each.applied, each.cluster_hash) for each in found.nodes.values()}
-        return True if len(hashes) == 1 else None
+        found = (await cluster.survey()).agreement()
+        return True if found is not None and found.agreeing == found.nodes else None
 
     try:
         return await cluster.wait_for("the nodes to agree", one_hash)
