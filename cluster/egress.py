@@ -3,8 +3,10 @@
 One place, so that what may leave, where to, and under whose certificate, can be read in one file. Members are reached
 over mutual TLS alone; the name a member's certificate must carry is derived from its id, never from its address.
 Outside systems are reached only at the addresses the configuration names, only while the license allows it, and not
-while they keep failing. What speaks another protocol than HTTP asks `Outbound.permit` before it connects, and again
-before it sends. When grace ends, what is on its way is given up, and no connection is left that would still talk.
+while they keep failing. Agents tell themselves where they are, so for them alone the configuration has patterns, and
+nothing else it names is an agent. What speaks another protocol than HTTP asks `Outbound.permit` before it connects,
+and again before it sends. When grace ends, what is on its way is given up, and no connection is left that would still
+talk.
 
 This module must never follow a redirect, keep a cookie, or ask the environment for a proxy.
 """
@@ -17,6 +19,7 @@ import ssl
 import struct
 from collections import Counter
 from collections.abc import AsyncIterable, Awaitable, Callable, Collection, Mapping
+from fnmatch import fnmatchcase
 from types import MappingProxyType
 from typing import NamedTuple, Protocol
 from urllib.parse import urlsplit
@@ -107,6 +110,7 @@ class PeerHttp:
 
 _UNLICENSED = frozenset({"kaching"})
 """The gate could never open again if the license authority were behind it."""
+_AGENTS = "agents"
 _PORTS = {"http": 80, "https": 443, "nats": 4222, "tls": 4222}
 
 
@@ -158,9 +162,10 @@ class Outside(Protocol):
 class Gatekeeper:
     """What decides whether something may leave: the list of addresses, the license, the breakers."""
 
-    def __init__(self, clock: Clock, allowed: Collection[str]) -> None:
-        """``allowed`` are ``host:port``."""
+    def __init__(self, clock: Clock, allowed: Collection[str], agents: Collection[str] = ()) -> None:
+        """``allowed`` are ``host:port``; ``agents`` are patterns of it (``*``, ``?``, ``[a-z]``), for agents alone."""
         self._clock, self._allowed = clock, frozenset(address.lower() for address in allowed)
+        self._agents = tuple(pattern.lower() for pattern in agents)
         self._breakers: dict[tuple[str, str], Breaker] = {}
         self.closed: Callable[[str | None], str | None] = lambda project: "the state is not known yet"
         """Why nothing may leave for a project, or for the node (`LicenseGate.closed`)."""
@@ -196,10 +201,19 @@ class Gatekeeper:
         return {name: reason for name, reason in found if reason is not None}
 
     def _refusal(self, system: str, url: str, project: str | None) -> str | None:
-        if address_of(url) not in self._allowed:
-            return f"{address_of(url)} is not an address this node is configured to reach; see outbound.allow"
+        if (unlisted := self._unlisted(system, address_of(url))) is not None:
+            return unlisted
         closed = None if system in _UNLICENSED else self._closed(project)
         return closed or self.breaker(system, url).refusal()
+
+    def _unlisted(self, system: str, address: str) -> str | None:
+        if system == _AGENTS:
+            if any(fnmatchcase(address, pattern) for pattern in self._agents):
+                return None
+            return f"{address} is not where this node may reach an agent; see whoosh.agents"
+        if address in self._allowed:
+            return None
+        return f"{address} is not an address this node is configured to reach; see outbound.allow"
 
     def _closed(self, project: str | None) -> str | None:
         ending = self.seconds_left() <= CLOSING_SECONDS

@@ -15,6 +15,7 @@ from cluster.config import Config
 from cluster.egress import Gatekeeper, Http, Outside, address_of
 from cluster.entropy import Entropy
 from cluster.providers import bubble, sinks, slurp
+from cluster.providers.agents import Agents
 from cluster.providers.backbeat import Backbeat
 from cluster.providers.bubble import Decisions
 from cluster.providers.environment import Environments
@@ -29,11 +30,12 @@ from cluster.providers.templates import Template
 from cluster.shhh.scanner import Scanner
 from cluster.storage.lines import FileLines, Lines
 from cluster.storage.store import Store
+from cluster.whoosh import CLOSED
 
 
 def gatekeeper(config: Config, clock: Clock) -> Gatekeeper:
-    """Whom this node may reach: the addresses of its configuration, and no others."""
-    return Gatekeeper(clock, [*config.outbound.allow, *map(address_of, _urls(config))])
+    """Whom this node may reach: the addresses of its configuration, agents by its patterns, and no others."""
+    return Gatekeeper(clock, [*config.outbound.allow, *map(address_of, _urls(config))], config.whoosh.agents)
 
 
 def sockets(config: Config) -> Http:
@@ -56,8 +58,11 @@ def providers(config: Config, outside: Outside, entropy: Entropy, store: Store) 
 
         yield Backbeat(config.backbeat, Nats(config.backbeat.access), outside, entropy)
     yield from (ToolProbe(server, outside) for server in config.tool_servers)
+    redact = Scanner(config.policy).redact
+    if config.whoosh != CLOSED:
+        yield Agents(config.whoosh, outside, entropy, redact)
     yield PolicyInForce(config.policy)
-    yield from outboxes(config, outside, store, redact=Scanner(config.policy).redact)
+    yield from outboxes(config, outside, store, redact=redact)
 
 
 def outboxes(

@@ -1,12 +1,26 @@
 """Role profiles: what a role of a council is called, needs and may do, as agents are told (CHORUS: human-roles.yaml).
 
-Read from one YAML file. Nothing here is replicated or decides anything: the state knows roles by name, and an agent
-that claims one is told the rest.
+Read from one YAML file, strictly, because a member that is silently ignored is a role described wrongly to every
+agent. Nothing here is replicated or decides anything: the state knows roles by name, and an agent that claims one is
+told the rest.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import msgspec
+from msgspec import Meta
+
+from swoosh import limits
+from swoosh.chart import strict_yaml
+from swoosh.errors import ChartError, Malformed
+from swoosh.inputs import check_names
+
+_Word = Annotated[str, Meta(max_length=limits.NAME_CHARS_MAX)]
+_Words = Annotated[tuple[_Word, ...], Meta(max_length=limits.AGENT_CAPABILITIES_MAX)]
 
 
 class Profile(NamedTuple):
@@ -34,3 +48,74 @@ class Profile(NamedTuple):
             "brief_routing_hint": self.brief_routing_hint,
             "default_brief_owner": self.default_brief_owner,
         }
+
+    def offered(self, *, required: bool) -> dict[str, Any]:
+        """The role in an opportunity. ``required``: without it there is no council."""
+        return {
+            "role_name": self.role_name,
+            "agent_name": self.display_name or self.role_name,
+            "required": required,
+            "required_skills": list(self.capabilities),
+            "description": self.description,
+        }
+
+
+class _Role(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A role as it is written. ``skills`` is another word for ``capabilities``."""
+
+    display_name: _Word = ""
+    description: Annotated[str, Meta(max_length=limits.TEXT_CHARS_MAX)] = ""
+    prompt_key: _Word = ""
+    prompt_pack: Annotated[str, Meta(max_length=limits.ADDRESS_CHARS_MAX)] = ""
+    capabilities: _Words | None = None
+    skills: _Words | None = None
+    brief_routing_hint: _Word = ""
+    default_brief_owner: bool = False
+    core: bool = False
+
+    def __post_init__(self) -> None:
+        if self.capabilities is not None and self.skills is not None:
+            raise ValueError("capabilities and skills are two words for one list; give one of them")
+
+    def called(self, name: str) -> Profile:
+        """The profile of the role of this name."""
+        members = {**msgspec.structs.asdict(self), "capabilities": self.capabilities or self.skills or ()}
+        del members["skills"]
+        return Profile(name, **members)
+
+
+def load(path: Path) -> Mapping[str, Profile]:
+    """The roles that a file describes, by name, in its order.
+
+    Raises:
+        Malformed: unreadable, no YAML, or not of the form; every role that is wrong is named.
+    """
+    try:
+        document = strict_yaml(path.read_text(encoding="utf-8"), "the YAML")
+    except OSError as error:
+        raise Malformed(f"{path}: {error.strerror}") from None
+    except (UnicodeDecodeError, ChartError) as error:
+        raise Malformed(f"{path}: {error}") from None
+    if not isinstance(document, dict) or list(document) != ["roles"]:
+        raise Malformed(f"{path}: expected `roles:` at the top, and nothing beside it")
+    roles = document["roles"]
+    if not isinstance(roles, dict) or not 0 < len(roles) <= limits.ROLES_MAX:
+        raise Malformed(f"{path}: roles: expected 1 to {limits.ROLES_MAX} names, each with what it is")
+    if faults := list(_faults(roles)):
+        raise Malformed("; ".join(f"{path}: {fault}" for fault in faults))
+    return {name: _role(body).called(name) for name, body in roles.items()}
+
+
+def _faults(roles: Mapping[Any, Any]) -> Iterator[str]:
+    for name, body in roles.items():
+        try:
+            if not isinstance(name, str):
+                raise ValueError("the name of a role is text; write it in quotes")
+            check_names("the name of a role", name)
+            _role(body)
+        except (ValueError, msgspec.ValidationError) as error:
+            yield f"roles.{str(name)[:80]}: {error}"
+
+
+def _role(body: Any) -> _Role:
+    return msgspec.convert({} if body is None else body, _Role)

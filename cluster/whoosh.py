@@ -14,6 +14,9 @@ from cluster.callers import Access
 from cluster.profiles import Profile
 from cluster.vault import Secret
 
+PREFIX = "whoosh:"
+"""Begins the principal of everybody the nodes speak for: callers and agents that hold no keys."""
+
 
 class Whoosh(NamedTuple):
     """Times are seconds.

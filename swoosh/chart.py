@@ -132,10 +132,7 @@ def load_chart(text: str) -> Chart:
     Raises:
         ChartError: every fault of shape or meaning, in one text.
     """
-    try:
-        document = _StrictLoader(text).get_single_data()
-    except yaml.YAMLError as error:
-        raise ChartError(f"statechart does not parse: {error}") from None
+    document = strict_yaml(text, "statechart")
     if not isinstance(document, dict) or set(document) != _TOP:
         raise ChartError(f"statechart needs exactly {sorted(_TOP)} at the top")
     try:
@@ -155,6 +152,18 @@ def load_chart(text: str) -> Chart:
     if faults:
         raise ChartError("; ".join(faults))
     return chart
+
+
+def strict_yaml(text: str, what: str) -> Any:
+    """What a YAML document says. ``what`` it is, for the reason.
+
+    Raises:
+        ChartError: it does not parse, or says one key twice.
+    """
+    try:
+        return _StrictLoader(text).get_single_data()
+    except yaml.YAMLError as error:
+        raise ChartError(f"{what} does not parse: {error}") from None
 
 
 class _StrictLoader(yaml.CSafeLoader):

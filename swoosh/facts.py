@@ -7,15 +7,19 @@ nothing. Bodies hold integers, never floats; times are milliseconds since 1970 U
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 
 from swoosh import limits
 from swoosh.errors import Malformed
 from swoosh.hashing import digest
 from swoosh.merkle import MerkleMap
 from swoosh.principal import normalise
+
+Name = Annotated[str, Meta(max_length=limits.NAME_CHARS_MAX)]
+Address = Annotated[str, Meta(max_length=limits.ADDRESS_CHARS_MAX)]
 
 
 class Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -101,15 +105,15 @@ class Health(Body, frozen=True):
 
 
 class Agent(Body, frozen=True):
-    """An agent is there. Subject: its principal. How others dial it is for them to read; no guard does."""
+    """An agent is there. Subject: its principal; ``whoosh:<id>`` where a node vouches for one without a key."""
 
-    name: str
-    capabilities: tuple[str, ...] = ()
-    endpoint: str = ""
-    status: str = ""
-    transport: str = ""
-    multiaddrs: tuple[str, ...] = ()
-    certificate_hash: str = ""
+    name: Name
+    capabilities: Annotated[tuple[Name, ...], Meta(max_length=limits.AGENT_CAPABILITIES_MAX)] = ()
+    endpoint: Address = ""  # base URL of its HTTP server
+    multiaddrs: Annotated[tuple[Address, ...], Meta(max_length=limits.AGENT_ADDRESSES_MAX)] = ()  # best first
+    transport: Name = ""  # that it prefers
+    certificate_hash: Name = ""
+    status: Name = ""  # as it calls it
 
 
 KINDS: dict[str, type[Body]] = {

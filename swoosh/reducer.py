@@ -102,7 +102,7 @@ def reduce(
 
     # 5. Holds over the region.
     for gate in transition.gates:
-        closing = _closing_phase(gate.closed_while, project)
+        closing = closing_phase(gate.closed_while, project)
         if closing:
             return refuse(gate.code, f"gate {gate.name} is closed: {closing}")
 
@@ -198,7 +198,8 @@ def _out_of_order(proposal: Normal, project: Project, place: Place, registry: Re
     return None
 
 
-def _closing_phase(closed_while: Mapping[str, tuple[str, ...]], project: Project) -> str | None:
+def closing_phase(closed_while: Mapping[str, tuple[str, ...]], project: Project) -> str | None:
+    """Which region closes a gate, and by what phase, in words; None where it is open."""
     for region, phases in closed_while.items():
         phase = getattr(project.regions, region).phase
         if phase in phases:

@@ -7,7 +7,7 @@ when it is due again. Whoever is in the middle of an errand is not sent on it ag
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import NamedTuple
 
 from cluster.clock import Clock
@@ -60,6 +60,10 @@ class Errands:
     def forget(self, name: str) -> None:
         """There is no such errand any more."""
         self._last.pop(name, None)
+
+    def retain(self, names: Collection[str]) -> None:
+        """There are no others than these any more; one that comes again is due at once."""
+        self._last = {name: last for name, last in self._last.items() if name in names}
 
     def collect(self) -> None:
         """Take note of those that are done; raises what none of them should have raised."""

@@ -106,6 +106,33 @@ def test_an_address_has_one_spelling(url: str, address: str) -> None:
         keeper.permit("mcp", url)
 
 
+@pytest.mark.parametrize(
+    ("address", "listed"),
+    [
+        ("ada.agents.test:9000", True),
+        ("ADA.Agents.Test:9000", True),
+        ("ada.agents.test:9001", False),
+        ("agents.test:9000", False),
+        ("ada.agents.test:9000.evil.test:80", False),
+        ("10.0.0.7:8000", True),
+        ("10.0.0.70:8000", False),
+        ("kaching.test:443", False),
+        ("[::1]:8000", False),
+    ],
+)
+def test_agents_are_reached_where_a_pattern_lets_them_be_and_nobody_else_is(address: str, listed: bool) -> None:
+    """They say themselves where they are: what the list names for others is not theirs."""
+    keeper = Gatekeeper(ManualClock(), ["kaching.test:443"], ["*.AGENTS.test:9000", "10.0.0.?:8000"])
+    keeper.closed = lambda project: None
+    if listed:
+        keeper.permit("agents", f"http://{address}/health")
+    else:
+        with pytest.raises(Blocked, match=r"agents: .+ is not where this node may reach an agent; see whoosh\.agents"):
+            keeper.permit("agents", f"http://{address}/health")
+    with pytest.raises(Blocked, match=r"mcp: .+ see outbound\.allow"):
+        keeper.permit("mcp", "http://ada.agents.test:9000/")
+
+
 async def test_a_redirect_is_an_answer_and_is_not_followed() -> None:
     trap = Elsewhere(None)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from cluster.providers.kaching import Kaching
 from cluster.providers.kaching_wire import Claims
 from cluster.providers.license import LicenseFile
 from cluster.providers.policy import PolicyInForce
+from cluster.whoosh import Whoosh
 from tests.sealed import seal_for
 
 KACHING = """
@@ -64,6 +66,17 @@ def test_an_authority_takes_the_place_of_the_file_and_is_reached_before_any_lice
     keeper.permit("kaching", found.kaching.url)
     with pytest.raises(Blocked, match=r"kaching\.example:80 is not an address"):
         keeper.permit("kaching", "http://kaching.example/")
+
+
+def test_agents_are_asked_where_whoosh_is_configured_and_reached_by_its_patterns(file: Path) -> None:
+    found = replace(config.load(file, {}), whoosh=Whoosh(agents=("*.agents.test:9000",)))
+    keeper = outside.gatekeeper(found, ManualClock())
+    keeper.closed = lambda project: None
+    names = [each.name for each in outside.providers(found, keeper, SeededEntropy(1), None)]  # type: ignore[arg-type]
+    assert names == ["license", "agents", "policy"]
+    keeper.permit("agents", "http://ada.agents.test:9000/health")
+    with pytest.raises(Blocked, match=r"whoosh\.agents"):
+        keeper.permit("agents", "http://ada.elsewhere.test:9000/health")
 
 
 def test_its_names_are_in_the_configuration(file: Path) -> None:

@@ -14,6 +14,8 @@ from cluster.steward import BATCH_MAX, PACE_SECONDS, SWEEP_SECONDS, Steward
 from swoosh import proposal
 from swoosh.entry import Item, ProposalItem
 from swoosh.outcome import Accepted, Code
+from swoosh.state import Formation
+from tests.cluster.members import NODES, accepted, let_nodes_vote
 from tests.running import running, turns
 
 ROUNDS = 40
@@ -156,3 +158,63 @@ async def test_green_health_makes_an_environment_ready_and_red_degrades_it() -> 
 
 def health(house: House, status: str) -> None:
     house.steward.on_applied(house.solo.apply(house.solo.fact_item("health", "default", {"status": status})))
+
+
+# --- councils that the cluster forms ----------------------------------------------------------------------------------
+
+FORMED = {"brief": "a story", "planned_roles": ["lead"], "formation": {"optional_roles": ["ux"], "until_ms": 7}}
+
+
+async def test_a_project_that_asks_for_a_council_has_its_election_opened_with_the_nodes_as_electors() -> None:
+    house = House()
+    let_nodes_vote(house.solo)
+    house.license(lasts_ms=60_000_000)
+    accepted(house.solo.propose("PROJECT_CREATED", FORMED, project="atlas"))
+    accepted(house.solo.propose("PROJECT_CREATED", {"brief": "b", "planned_roles": ["lead"]}, project="other"))
+    await house.settle(house.steward)
+    council = house.solo.regions("atlas").council
+    assert (council.phase, council.election, council.planned_roles) == ("ELECT", 1, ("lead",))
+    assert council.formation == Formation(("ux",), 7)
+    assert {house.solo.names[each] for each in council.electorate} == set(NODES) and council.threshold == 2
+    assert phase(house, "council", "other") == "PLAN_ROLES", "others see to that one"
+    opened = [each for each in house.proposed() if each.startswith("COUNCIL_PROFILES_LOADED")]
+    assert opened == ["COUNCIL_PROFILES_LOADED steward:COUNCIL_PROFILES_LOADED:0"]
+
+
+async def test_a_council_waits_for_nodes_that_may_vote() -> None:
+    """Members of a cluster that was made without it are given the role elector by an admin."""
+    house = House()
+    house.license(lasts_ms=60_000_000)
+    accepted(house.solo.propose("PROJECT_CREATED", FORMED, project="atlas"))
+    await house.settle(house.steward)
+    assert phase(house, "council", "atlas") == "PLAN_ROLES"
+    let_nodes_vote(house.solo)
+    await house.settle(house.steward)
+    assert phase(house, "council", "atlas") == "ELECT"
+
+
+async def test_a_council_that_was_called_anew_keeps_its_rules_and_is_not_opened_twice() -> None:
+    house = House()
+    let_nodes_vote(house.solo)
+    house.license(lasts_ms=60_000_000)
+    accepted(house.solo.propose("PROJECT_CREATED", FORMED, project="atlas"))
+    await house.settle(house.steward)
+    house.solo.project = "atlas"
+    accepted(house.solo.propose("COUNCIL_REELECTION_CALLED", {"reason": "again"}, signer="op"))
+    await house.settle(house.steward)
+    council = house.solo.regions("atlas").council
+    assert (council.election, council.planned_roles, council.formation) == (2, ("lead",), Formation(("ux",), 7))
+
+
+async def test_a_project_on_hold_has_its_election_opened_when_it_goes_on() -> None:
+    house = House()
+    let_nodes_vote(house.solo)
+    accepted(house.solo.propose("PROJECT_CREATED", FORMED, project="atlas"))
+    house.license(lasts_ms=60_000_000)
+    accepted(house.solo.propose("CONTROL_PAUSED", {"reason": "lunch"}, project="atlas"))
+    await house.settle(house.steward)
+    assert phase(house, "council", "atlas") == "PLAN_ROLES"
+    house.solo.project = "atlas"
+    accepted(house.solo.propose("CONTROL_RESUMED", {"reason": "after lunch"}))
+    await house.settle(house.steward)
+    assert phase(house, "council", "atlas") == "ELECT"

@@ -6,9 +6,9 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from swoosh import quorum
+from swoosh import limits, quorum
 from swoosh.catalog import Context, Registry
-from swoosh.state import Claim, Council, Member, ProjectRegions
+from swoosh.state import Claim, Council, Formation, Member, ProjectRegions
 from tests.core.contexts import after, context, fact, first_refusal, h, holds, judge, registry, who
 
 ELECTORS = ("ed", "eli", "eva")
@@ -95,6 +95,96 @@ def test_profiles_begin_an_election_with_nothing_claimed() -> None:
 def test_profiles_out_of_form_never_reach_a_guard(inputs: dict[str, Any]) -> None:
     with pytest.raises(msgspec.ValidationError):
         context("COUNCIL_PROFILES_LOADED", inputs)
+
+
+# --- councils that the cluster forms ----------------------------------------------------------------------------------
+
+MANY = [f"r{number}" for number in range(limits.ROLES_MAX)]
+
+
+def formed(formation: Any, roles: Any = ("lead", "dev")) -> Context:
+    inputs = {"roles": list(roles), "electorate": [who(name) for name in ELECTORS], "threshold": 2}
+    return context("COUNCIL_PROFILES_LOADED", {**inputs, "formation": formation})
+
+
+def created(formation: Any, roles: Any = ("lead", "dev")) -> Context:
+    inputs = {"brief": "b", "planned_roles": list(roles), "formation": formation}
+    return context("PROJECT_CREATED", inputs, project="beta", regions=ProjectRegions())
+
+
+@pytest.mark.parametrize(
+    ("formation", "kept"),
+    [
+        (None, None),
+        ({}, Formation((), 0)),
+        ({"optional_roles": ["ux", "qa"], "until_ms": 7}, Formation(("qa", "ux"), 7)),
+        ({"optional_roles": MANY[2:]}, Formation(tuple(sorted(MANY[2:])), 0)),
+        ({"until_ms": limits.HLC_MS_MAX}, Formation((), limits.HLC_MS_MAX)),
+    ],
+)
+def test_a_formation_is_kept_with_the_election_and_with_the_project_it_was_asked_for(
+    formation: Any, kept: Formation | None
+) -> None:
+    assert after(formed(formation)).council.formation == kept
+    assert after(created(formation)).meta.formation == kept
+
+
+@pytest.mark.parametrize(
+    "formation",
+    [
+        {"optional_roles": ["lead"]},
+        {"optional_roles": ["qa", "qa"]},
+        {"optional_roles": ["quality assurance"]},
+        {"optional_roles": [""]},
+        {"optional_roles": "qa"},
+        {"optional_roles": MANY[1:]},
+        {"until_ms": -1},
+        {"until_ms": limits.HLC_MS_MAX + 1},
+        {"until_ms": "tomorrow"},
+        {"until": 7},
+    ],
+)
+def test_a_formation_out_of_form_never_reaches_a_guard(formation: Any) -> None:
+    with pytest.raises(msgspec.ValidationError):
+        formed(formation)
+    with pytest.raises(msgspec.ValidationError):
+        created(formation)
+
+
+def test_a_council_to_be_formed_has_a_role_to_fill() -> None:
+    with pytest.raises(msgspec.ValidationError, match="at least one role to fill"):
+        created({"optional_roles": ["qa"]}, roles=())
+
+
+FORMING = replace(UNCLAIMED, formation=Formation(("qa",), 0))
+
+
+def test_an_optional_role_may_be_claimed_and_may_stay_open() -> None:
+    assert first_refusal(claim("qa", "alice", UNCLAIMED)) == "role_open"
+    claimed = after(claim("qa", "alice", FORMING)).council
+    assert first_refusal(claim("qa", "bob", claimed)) == "role_open"
+    without = replace(ELECTING, formation=FORMING.formation)
+    assert [member.role for member in after(certify("ed", "eli", council=without)).council.members] == ["dev", "lead"]
+    filled = replace(without, claims={**CLAIMS, "qa": Claim("ca", who("carol"))})
+    held = quorum.member_set_hash((role, each.agent, each.principal) for role, each in filled.claims.items())
+    assert not holds("quorum_certificate", certify("ed", "eli", council=filled)), "who is there is part of the set"
+    seated = after(certify("ed", "eli", council=filled, member_set_hash=held)).council
+    assert [member.role for member in seated.members] == ["dev", "lead", "qa"]
+
+
+def test_an_optional_role_does_not_stand_in_for_a_planned_one() -> None:
+    claims = {"lead": CLAIMS["lead"], "qa": Claim("ca", who("carol"))}
+    held = quorum.member_set_hash((role, each.agent, each.principal) for role, each in claims.items())
+    council = replace(FORMING, claims=claims)
+    verdict = judge("quorum_certificate", certify(*ELECTORS, council=council, member_set_hash=held))
+    assert verdict.reasons == ("role dev is not claimed",)
+
+
+def test_a_new_election_is_formed_as_the_old_one_was_until_other_rules_are_loaded() -> None:
+    for c in (eject("op", on=SEATED_FORMED), reelect("op", on=SEATED_FORMED)):
+        assert after(c).council.formation == FORMING.formation
+    again = {"roles": ["lead"], "electorate": [who(name) for name in ELECTORS], "threshold": 2}
+    assert after(context("COUNCIL_PROFILES_LOADED", again, regions=of(FORMING))).council.formation is None
 
 
 # --- claims -----------------------------------------------------------------------------------------------------------
@@ -277,7 +367,10 @@ def test_tools_are_pinned_for_the_content_named() -> None:
 # --- unseating --------------------------------------------------------------------------------------------------------
 
 
-def eject(signer: str, *voters: str, role: str = "dev", **changed: Any) -> Context:
+SEATED_FORMED = replace(SEATED, formation=FORMING.formation)
+
+
+def eject(signer: str, *voters: str, role: str = "dev", on: Council = SEATED, **changed: Any) -> Context:
     inputs = {
         "role": role,
         "reason": "gone",
@@ -286,7 +379,13 @@ def eject(signer: str, *voters: str, role: str = "dev", **changed: Any) -> Conte
         "votes": ballots(*voters, vote=f"eject:{role}"),
         **changed,
     }
-    return context("COUNCIL_MEMBER_EJECTED", inputs, signer=signer, regions=of(SEATED), voters=voters)
+    return context("COUNCIL_MEMBER_EJECTED", inputs, signer=signer, regions=of(on), voters=voters)
+
+
+def reelect(signer: str, *voters: str, on: Council = SEATED) -> Context:
+    votes = ballots(*voters, vote="reelect")
+    inputs = {"reason": "stuck", "election": 3, "member_set_hash": SET_HASH, "votes": votes}
+    return context("COUNCIL_REELECTION_CALLED", inputs, signer=signer, regions=of(on), voters=voters)
 
 
 def test_ejecting_one_member_keeps_the_others_as_claimants() -> None:
@@ -312,14 +411,7 @@ def test_neither_operator_nor_quorum_ejects_nobody(c: Context, guard: str) -> No
 
 
 def test_a_reelection_starts_from_nothing() -> None:
-    for signer, voters in (("op", ()), ("pam", ("ed", "eli"))):
-        inputs = {
-            "reason": "stuck",
-            "election": 3,
-            "member_set_hash": SET_HASH,
-            "votes": ballots(*voters, vote="reelect"),
-        }
-        c = context("COUNCIL_REELECTION_CALLED", inputs, signer=signer, regions=of(SEATED), voters=voters)
+    for c in (reelect("op"), reelect("pam", "ed", "eli")):
         council = after(c).council
         assert (council.claims, council.members, council.election) == ({}, (), 4)
         assert council.planned_roles == SEATED.planned_roles

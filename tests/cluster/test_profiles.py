@@ -1,0 +1,96 @@
+"""What a role is, as a file says and as agents are told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cluster import profiles
+from cluster.profiles import Profile
+from swoosh import limits
+from swoosh.errors import Malformed
+
+SHIPPED = Path(__file__).parent.parent.parent / "deploy" / "roles" / "human-roles.yaml"
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "roles.yaml"
+
+
+def faults(file: Path, text: str) -> str:
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(Malformed) as found:
+        profiles.load(file)
+    assert str(file) in found.value.reason
+    return found.value.reason
+
+
+def test_the_example_that_is_shipped_fills_a_council() -> None:
+    roles = profiles.load(SHIPPED)
+    assert len(roles) == 12 and sum(role.core for role in roles.values()) == 6
+    assert all(role.capabilities and role.description and role.display_name for role in roles.values())
+    assert [name for name, role in roles.items() if role.default_brief_owner] == ["tech-lead"]
+
+
+def test_a_role_is_told_in_the_words_of_whoosh(file: Path) -> None:
+    file.write_text("roles:\n  qa: {display_name: Tester, description: Tests., skills: [testing], core: true}\n  ux:\n")
+    qa, ux = profiles.load(file).values()
+    assert qa.told == {
+        "role_name": "qa",
+        "display_name": "Tester",
+        "prompt_key": "qa",
+        "prompt_pack": "",
+        "capabilities": ["testing"],
+        "brief_routing_hint": "",
+        "default_brief_owner": False,
+    }
+    assert qa.offered(required=True) == {
+        "role_name": "qa",
+        "agent_name": "Tester",
+        "required": True,
+        "required_skills": ["testing"],
+        "description": "Tests.",
+    }
+    assert ux == Profile("ux") and not ux.core
+    assert ux.offered(required=False)["agent_name"] == "ux"
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("roles: [", "does not parse"),
+        ("roles: {a: , a: }", "duplicate keys ['a']"),
+        ("", "expected `roles:` at the top"),
+        ("[roles]", "expected `roles:` at the top"),
+        ("roles: {a: }\nversion: 2", "nothing beside it"),
+        ("roles: {}", "roles: expected 1 to 64 names"),
+        ("roles: [a]", "roles: expected 1 to 64 names"),
+        ("roles: {" + ", ".join(f"r{number}: " for number in range(65)) + "}", "roles: expected 1 to 64 names"),
+        ("roles: {a: tester}", "roles.a: Expected `object`, got `str`"),
+        ("roles: {a: 0}", "roles.a: Expected `object`, got `int`"),
+        ("roles: {a b: }", "roles.a b: the name of a role: expected 1 to 128 printable"),
+        ("roles: {7: }", "roles.7: the name of a role is text"),
+        ("roles: {a: {colour: red}}", "roles.a: Object contains unknown field `colour`"),
+        ("roles: {a: {core: 1}}", "roles.a: Expected `bool`, got `int` - at `$.core`"),
+        ("roles: {a: {capabilities: testing}}", "roles.a: Expected `array | null`, got `str` - at `$.capabilities`"),
+        ("roles: {a: {capabilities: [], skills: []}}", "roles.a: capabilities and skills are two words"),
+        ("roles: {a: {description: " + "x" * (limits.TEXT_CHARS_MAX + 1) + "}}", "roles.a: Expected `str` of length"),
+    ],
+)
+def test_what_cannot_be_meant_is_named(file: Path, text: str, fault: str) -> None:
+    assert fault in faults(file, text)
+
+
+def test_every_role_that_is_wrong_is_named(file: Path) -> None:
+    found = faults(file, "roles: {a: {core: 1}, b: {}, c: {skill: [x]}}")
+    assert "roles.a:" in found and "roles.c:" in found and "roles.b:" not in found
+
+
+def test_a_file_that_cannot_be_read_is_named(file: Path) -> None:
+    with pytest.raises(Malformed, match="No such file"):
+        profiles.load(file)
+    file.write_bytes(b"roles: \xff")
+    with pytest.raises(Malformed, match=r"roles\.yaml: 'utf-8' codec"):
+        profiles.load(file)
