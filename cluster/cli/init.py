@@ -19,7 +19,7 @@ a store may have promised something already, and returns by ``serve --rejoin``.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from pathlib import Path
@@ -46,6 +46,7 @@ from swoosh.genesis import Genesis, Registered
 from swoosh.settings import tidal_schedule
 
 PEER_PORT_OFFSET = 100
+WINDOWS = "tidal:60"
 ASK_SECONDS = 3.0
 CERTIFICATE_LIFE = timedelta(days=3650)
 CLOCK_SLACK = timedelta(days=1)
@@ -65,18 +66,17 @@ KEY_ROLES: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What cluster to make. Node i (from 1) serves callers on ``base_port`` + i, members on 100 above that."""
+    """What cluster to make. ``addresses``: {node id: (http, peer)}."""
 
-    nodes: int
-    host: str = "127.0.0.1"
-    base_port: int = 8100
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    addresses: Mapping[str, tuple[Address, Address]]
+    settings: Mapping[str, Any]
     insecure: bool = False
 
-    def addresses(self) -> dict[str, tuple[Address, Address]]:
-        """{node id: (http, peer)}."""
-        ports = {f"node-{number}": self.base_port + number for number in range(1, self.nodes + 1)}
-        return {node: ((self.host, port), (self.host, port + PEER_PORT_OFFSET)) for node, port in ports.items()}
+
+def on_one_host(nodes: int, host: str, base_port: int) -> dict[str, tuple[Address, Address]]:
+    """Addresses of ``node-1`` and so on: node i serves callers on ``base_port`` + i, members on 100 above that."""
+    ports = {f"node-{number}": base_port + number for number in range(1, nodes + 1)}
+    return {node: ((host, port), (host, port + PEER_PORT_OFFSET)) for node, port in ports.items()}
 
 
 @click.command()
@@ -90,7 +90,7 @@ class Plan:
 @click.option("--host", default="127.0.0.1", show_default=True, help="Where the nodes listen and find each other.")
 @click.option(
     "--windows",
-    default="tidal:60",
+    default=WINDOWS,
     show_default=True,
     help="Who opens windows: tidal:SECONDS, always_open, or backbeat.",
 )
@@ -120,7 +120,7 @@ def init(
     if beginning is not None and node is not None:
         _make_first_store(directory, beginning, node)
         return
-    plan = Plan(int(nodes), host, base_port, _window_settings(windows), insecure_signers)
+    plan = Plan(on_one_host(int(nodes), host, base_port), window_settings(windows), insecure_signers)
     try:
         cluster = create(directory, plan, SystemClock(), SystemEntropy())
     except OSError as error:
@@ -146,7 +146,7 @@ def create(directory: Path, plan: Plan, clock: Clock, entropy: Entropy) -> dict[
     directory.mkdir(parents=True, exist_ok=True)
     if any(directory.iterdir()):
         raise FileExistsError(f"{directory} is not empty; a cluster is made in a new directory")
-    chart, addresses = config.packaged_chart(), plan.addresses()
+    chart, addresses = config.packaged_chart(), plan.addresses
     node_keys = {node: Key.generate() for node in addresses}
     keys = {name: Key.generate() for name in KEY_ROLES}
     genesis = Genesis(
@@ -289,7 +289,7 @@ def _summary(cluster_id: str, addresses: Mapping[str, tuple[Address, Address]]) 
     return {"cluster_id": cluster_id, "nodes": nodes}
 
 
-def _window_settings(text: str) -> dict[str, Any]:
+def window_settings(text: str) -> dict[str, Any]:
     """The settings that ``--windows`` stands for; only what differs from the defaults.
 
     Raises:
