@@ -19,7 +19,7 @@ from pathlib import Path
 from cluster import config
 from cluster.cli.init import WINDOWS, Plan, create, window_settings
 from cluster.clock import Clock
-from cluster.config import Alone, Config
+from cluster.config import Address, Alone, Config
 from cluster.entropy import Entropy
 from cluster.storage.kv import sync_directory, sync_file
 
@@ -27,12 +27,18 @@ HOME = "group-of-one"
 MAKING = "group-of-one.making"
 MARK = "group-of-one.id"
 _NODE = "node-1"
-_LOOPBACK = "127.0.0.1"
 _OF_THE_DISK = frozenset({"lost+found"})
 
 
 class NotMade(Exception):
     """There is no group of one here, and it is not certain that there never was one. The text says what was found."""
+
+
+class _OfOne(Plan):
+    """The port for members is any free one, since there are none."""
+
+    def addresses(self) -> dict[str, tuple[Address, Address]]:
+        return {node: (http, (http[0], 0)) for node, (http, _) in super().addresses().items()}
 
 
 def settings(clock: Clock, entropy: Entropy) -> Config:
@@ -57,9 +63,10 @@ def settings(clock: Clock, entropy: Entropy) -> Config:
 
 
 def _notices(asked: Alone, home: Path, found: Config, *, made_now: bool) -> Iterator[str]:
+    made = "made now" if made_now else "as it was made"
     yield (
-        f"a group of one, {'made now' if made_now else 'as it was made'} in {home}: what it acknowledges is on this disk "
-        f"alone; keys are in {home / 'keys'}; for three nodes see swoosh init"
+        f"a group of one, {made} in {home}: what it acknowledges is on this disk alone; keys are in {home / 'keys'}; "
+        "for three nodes see swoosh init"
     )
     if asked.insecure and not found.genesis().insecure:
         yield "SWOOSH_INSECURE_SIGNERS=1 is ignored: this group was made without it, and takes signed proposals only"
@@ -88,12 +95,12 @@ def _entries(directory: Path) -> list[Path]:
 
 
 def _make(asked: Alone, clock: Clock, entropy: Entropy) -> None:
-    """What `swoosh init --nodes 1` makes. The port for members is any free one, since there are none."""
+    """What `swoosh init --nodes 1` makes."""
     making = asked.data / MAKING
     if making.exists():  # an interrupted first start: nobody ever served from it
         shutil.rmtree(making)
-    addresses = {_NODE: ((_LOOPBACK, asked.listen[1]), (_LOOPBACK, 0))}
-    create(making, Plan(addresses, window_settings(WINDOWS), asked.insecure), clock, entropy)
+    plan = _OfOne(1, base_port=asked.listen[1] - 1, settings=window_settings(WINDOWS), insecure=asked.insecure)
+    create(making, plan, clock, entropy)
     making.rename(asked.data / HOME)
     sync_directory(asked.data)
 

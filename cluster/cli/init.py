@@ -19,7 +19,7 @@ a store may have promised something already, and returns by ``serve --rejoin``.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from pathlib import Path
@@ -66,17 +66,18 @@ KEY_ROLES: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What cluster to make. ``addresses``: {node id: (http, peer)}."""
+    """What cluster to make. Node i (from 1) serves callers on ``base_port`` + i, members on 100 above that."""
 
-    addresses: Mapping[str, tuple[Address, Address]]
-    settings: Mapping[str, Any]
+    nodes: int
+    host: str = "127.0.0.1"
+    base_port: int = 8100
+    settings: Mapping[str, Any] = field(default_factory=dict)
     insecure: bool = False
 
-
-def on_one_host(nodes: int, host: str, base_port: int) -> dict[str, tuple[Address, Address]]:
-    """Addresses of ``node-1`` and so on: node i serves callers on ``base_port`` + i, members on 100 above that."""
-    ports = {f"node-{number}": base_port + number for number in range(1, nodes + 1)}
-    return {node: ((host, port), (host, port + PEER_PORT_OFFSET)) for node, port in ports.items()}
+    def addresses(self) -> dict[str, tuple[Address, Address]]:
+        """{node id: (http, peer)}."""
+        ports = {f"node-{number}": self.base_port + number for number in range(1, self.nodes + 1)}
+        return {node: ((self.host, port), (self.host, port + PEER_PORT_OFFSET)) for node, port in ports.items()}
 
 
 @click.command()
@@ -120,7 +121,7 @@ def init(
     if beginning is not None and node is not None:
         _make_first_store(directory, beginning, node)
         return
-    plan = Plan(on_one_host(int(nodes), host, base_port), window_settings(windows), insecure_signers)
+    plan = Plan(int(nodes), host, base_port, window_settings(windows), insecure_signers)
     try:
         cluster = create(directory, plan, SystemClock(), SystemEntropy())
     except OSError as error:
@@ -146,7 +147,7 @@ def create(directory: Path, plan: Plan, clock: Clock, entropy: Entropy) -> dict[
     directory.mkdir(parents=True, exist_ok=True)
     if any(directory.iterdir()):
         raise FileExistsError(f"{directory} is not empty; a cluster is made in a new directory")
-    chart, addresses = config.packaged_chart(), plan.addresses
+    chart, addresses = config.packaged_chart(), plan.addresses()
     node_keys = {node: Key.generate() for node in addresses}
     keys = {name: Key.generate() for name in KEY_ROLES}
     genesis = Genesis(
