@@ -50,6 +50,7 @@ _FAILPOINT = PREFIX + "FAILPOINT"
 _CLOCK_OFFSET_FILE = PREFIX + "CLOCK_OFFSET_FILE"
 # Variables of the Go implementation; its database settings mean nothing here, but callers still set them.
 _ALIASES = {"SWOOSH_LISTEN_ADDR": "http.listen", "SWOOSH_WAL_DIR": "data", "SWOOSH_SNAPSHOT_DIR": "snapshots"}
+_INSECURE = PREFIX + "INSECURE_SIGNERS"
 _IGNORED_PREFIX = "SWOOSH_DATABASE_DB_"
 _NOT_OURS = frozenset({_FAILPOINT, "SWOOSH_ENDPOINTS"})
 
@@ -276,6 +277,51 @@ class Config:
         return found
 
 
+class Alone(NamedTuple):
+    """What the variables of the Go implementation ask for where no file is given: one node by itself.
+
+    ``insecure``: made, at the first start, so that unknown signers may propose without signing.
+    """
+
+    listen: Address
+    data: Path
+    snapshots: Path
+    insecure: bool
+
+
+def alone(environment: Mapping[str, str] | None = None) -> Alone:
+    """The group of one that SWOOSH_LISTEN_ADDR, SWOOSH_WAL_DIR and SWOOSH_SNAPSHOT_DIR describe, in absolute paths.
+
+    Raises:
+        Misconfigured: one of them is missing or of another form.
+    """
+    variables = _variables(environment)
+    missing = [name for name in _ALIASES if not variables.get(name)]
+    if missing:
+        every = ", ".join(_ALIASES)
+        raise Misconfigured(
+            f"{', '.join(missing)} not set: give --config FILE, or all of {every} for a group of one (development)"
+        )
+    listen, data, snapshots = (variables[name] for name in _ALIASES)
+    if _listen_fault(listen):
+        raise Misconfigured(f"SWOOSH_LISTEN_ADDR: expected host:port or :port, got {listen[:80]!r}")
+    insecure = variables.get(_INSECURE, "") or "0"
+    if insecure not in ("0", "1"):
+        raise Misconfigured(f"{_INSECURE}: expected 1 or 0, got {insecure[:80]!r}")
+    return Alone(_address(listen), Path(data).absolute(), Path(snapshots).absolute(), insecure == "1")
+
+
+def load_alone(path: Path, asked: Alone, environment: Mapping[str, str] | None = None) -> Config:
+    """The configuration of a group of one, whose data lie beside its file and not where SWOOSH_WAL_DIR leads.
+
+    Raises:
+        Misconfigured: as ``load``.
+    """
+    places = {"SWOOSH_WAL_DIR": str(path.parent), "SWOOSH_SNAPSHOT_DIR": str(asked.snapshots)}
+    others = {name: value for name, value in _variables(environment).items() if name != _INSECURE}
+    return load(path, others | places)
+
+
 def load(path: Path, environment: Mapping[str, str] | None = None) -> Config:
     """The configuration in ``path``, overridden by ``environment`` (the process's own when None).
 
@@ -491,7 +537,10 @@ def _resolve(file: _File, folder: Path, notices: tuple[str, ...]) -> Config:
 def _contradictions(file: _File) -> Iterator[str]:
     if file.node not in file.members:
         yield f"members: {file.node}, this node, is missing"
-    for name, text in {"http.listen": file.http.listen, "peer.listen": file.peer.listen, **file.members}.items():
+    for name, text in {"http.listen": file.http.listen, "peer.listen": file.peer.listen}.items():
+        if _listen_fault(text):
+            yield f"{name}: expected host:port or :port, got {text[:80]!r}"
+    for name, text in file.members.items():
         if _address_fault(text):
             yield f"{name}: expected host:port, got {text[:80]!r}"
     times = file.raft
@@ -533,6 +582,11 @@ def _address(text: str) -> Address:
 def _address_fault(text: str) -> bool:
     host, _, port = text.rpartition(":")
     return not host or not (port.isascii() and port.isdecimal() and int(port) < 65_536)
+
+
+def _listen_fault(text: str) -> bool:
+    """Where to listen may be a port alone: every address of this machine, as Go has it."""
+    return _address_fault(f"any{text}" if text.startswith(":") else text)
 
 
 def spell(address: Address) -> str:

@@ -92,8 +92,9 @@ def reduce(
         return refuse(Code.INPUTS_INVALID, f"inputs of {transition.name}: {error}")
 
     # 3. Decided on a state that is not HEAD.
-    if _decided_on(proposal) != project.state_hash:
-        return refuse(Code.STALE_STATE, f"decided on {_decided_on(proposal)}, HEAD is {project.state_hash}")
+    decided_on = _decided_on(proposal, project)
+    if decided_on != project.state_hash:
+        return refuse(Code.STALE_STATE, f"decided on {decided_on}, HEAD is {project.state_hash}")
 
     # 4. Before, beside or too far ahead in time.
     late = _out_of_order(proposal, project, place, view.registry)
@@ -181,8 +182,11 @@ def _recall(
     return idempotency.recorded(entry, proposal.project, proposal.idem_key, quarantined=project.quarantined)
 
 
-def _decided_on(proposal: Normal) -> str:
-    return state.GENESIS_HASH if proposal.head == GENESIS else proposal.head
+def _decided_on(proposal: Normal, project: Project) -> str:
+    """``genesis`` is the state a project begins with, which for `default` is not that of a project nobody created."""
+    if proposal.head != GENESIS:
+        return proposal.head
+    return state.GENESIS_HASH if project.seq else project.state_hash
 
 
 def _out_of_order(proposal: Normal, project: Project, place: Place, registry: Registry) -> tuple[Code, str] | None:

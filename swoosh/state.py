@@ -478,7 +478,7 @@ def new_project(project_id: str, regions: Regions) -> Project:
 
 
 def absent(project_id: str) -> Project:
-    """The project nobody created yet; its hash is what ``genesis`` spells."""
+    """The project nobody created yet; of it, ``genesis`` spells this hash."""
     return msgspec.structs.replace(_NOBODYS, id=project_id)
 
 

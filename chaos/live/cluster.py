@@ -236,12 +236,13 @@ def free_base_port(nodes: int) -> int:
     """A base port such that every port ``swoosh init`` derives from it is free on loopback right now."""
     for base in random.sample(range(20_000, 30_000, 10), 200):
         ports = [base + number + offset for number in range(1, nodes + 1) for offset in (0, PEER_PORT_OFFSET)]
-        if all(_is_free(port) for port in ports):
+        if all(is_free(port) for port in ports):
             return base
     raise Trouble("no free ports on loopback")
 
 
-def _is_free(port: int) -> bool:
+def is_free(port: int) -> bool:
+    """Whether nobody listens on a port of loopback right now."""
     with socket.socket() as probe:
         try:
             probe.bind(("127.0.0.1", port))

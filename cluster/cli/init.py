@@ -46,6 +46,7 @@ from swoosh.genesis import Genesis, Registered
 from swoosh.settings import tidal_schedule
 
 PEER_PORT_OFFSET = 100
+WINDOWS = "tidal:60"
 ASK_SECONDS = 3.0
 CERTIFICATE_LIFE = timedelta(days=3650)
 CLOCK_SLACK = timedelta(days=1)
@@ -90,7 +91,7 @@ class Plan:
 @click.option("--host", default="127.0.0.1", show_default=True, help="Where the nodes listen and find each other.")
 @click.option(
     "--windows",
-    default="tidal:60",
+    default=WINDOWS,
     show_default=True,
     help="Who opens windows: tidal:SECONDS, always_open, or backbeat.",
 )
@@ -120,7 +121,7 @@ def init(
     if beginning is not None and node is not None:
         _make_first_store(directory, beginning, node)
         return
-    plan = Plan(int(nodes), host, base_port, _window_settings(windows), insecure_signers)
+    plan = Plan(int(nodes), host, base_port, window_settings(windows), insecure_signers)
     try:
         cluster = create(directory, plan, SystemClock(), SystemEntropy())
     except OSError as error:
@@ -289,7 +290,7 @@ def _summary(cluster_id: str, addresses: Mapping[str, tuple[Address, Address]]) 
     return {"cluster_id": cluster_id, "nodes": nodes}
 
 
-def _window_settings(text: str) -> dict[str, Any]:
+def window_settings(text: str) -> dict[str, Any]:
     """The settings that ``--windows`` stands for; only what differs from the defaults.
 
     Raises:

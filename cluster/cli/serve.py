@@ -3,7 +3,7 @@
 The real world is put together here and nowhere else: clock, disk, sockets, certificates, and the node between them.
 Nothing is created unasked: a store that is missing is a node that forgot its votes, and stays down until somebody says
 ``--rejoin``. What the configuration gets wrong, and what the store cannot prove, ends the process with an exit code of
-its own (cluster/faults.py).
+its own (cluster/faults.py). Without a configuration, the variables of v1.0.0 describe a group of one (alone.py).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import structlog
 from aiohttp import web
 
 from cluster import config, faults, outside, stores, tls
+from cluster.cli import alone
 from cluster.cli.shared import say
 from cluster.clock import Clock
 from cluster.config import Config, Misconfigured
@@ -63,7 +64,6 @@ _log = structlog.get_logger(__name__)
     "--config",
     "path",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    required=True,
     help="The node's swoosh.toml.",
 )
 @click.option(
@@ -73,14 +73,20 @@ _log = structlog.get_logger(__name__)
     "nothing until `swoosh member replace` accepts it.",
 )
 @click.option("--yes", is_flag=True, help="With --rejoin: replace a healthy store, too, without asking.")
-def serve(path: Path, rejoin: bool, yes: bool) -> None:
-    """Run one node until SIGTERM."""
+def serve(path: Path | None, rejoin: bool, yes: bool) -> None:
+    """Run one node until SIGTERM.
+
+    Without --config, SWOOSH_LISTEN_ADDR, SWOOSH_WAL_DIR and SWOOSH_SNAPSHOT_DIR describe a group of one. It is made in
+    SWOOSH_WAL_DIR at its first start, with SWOOSH_INSECURE_SIGNERS=1 for development without signatures.
+    """
+    if rejoin and path is None:
+        raise click.UsageError("--rejoin needs --config: a group of one has nobody to rejoin")
     clock = config.system_clock()
     try:
-        settings = config.load(path)
+        settings = alone.settings(clock, SystemEntropy()) if path is None else config.load(path)
         genesis, chart = settings.genesis(), config.packaged_chart()
         config.arm_failpoints()
-    except (Misconfigured, ChartError) as error:
+    except (Misconfigured, ChartError, alone.NotMade) as error:
         faults.fatal(ExitCode.MISCONFIGURED, str(error))
     redact = Scanner(settings.policy).redact
     logs.configure(sys.stderr, clock, redact, node=settings.node_id)

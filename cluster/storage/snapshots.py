@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shutil
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -46,6 +47,8 @@ MIN_INTERVAL_SECONDS = 60.0
 FIRST_AFTER_SECONDS = 15.0
 STALLED_SECONDS = 0.1
 MANIFEST_NAME = "manifest.json"
+_OURS = re.compile(r"\d+(\.reading-\d+)?")
+"""A snapshot, or the copy of one that somebody looked into."""
 
 _log = structlog.get_logger(__name__)
 
@@ -186,7 +189,10 @@ class Snapshots:
 
 
 class DirectoryShelf:
-    """The real shelf: one directory per snapshot, named by its index, on the file system of the store."""
+    """The real shelf: one directory per snapshot, named by its index, on the file system of the store.
+
+    Whatever else lies there is somebody else's: an operator may have named a directory that holds more.
+    """
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -194,7 +200,7 @@ class DirectoryShelf:
         self._listed: tuple[int, tuple[File, ...]] | None = None
         root.mkdir(parents=True, exist_ok=True)
         for path in root.iterdir():
-            if path.is_dir() and not (path / MANIFEST_NAME).exists():
+            if path.is_dir() and _OURS.fullmatch(path.name) and not (path / MANIFEST_NAME).exists():
                 shutil.rmtree(path)
 
     def path(self, index: int) -> Path:

@@ -11,7 +11,8 @@ import asyncio
 import random
 import time
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import contextmanager
 from typing import NamedTuple, Protocol
 
 import aiohttp
@@ -93,6 +94,26 @@ class SystemEntropy:
         return str(uuid.uuid4())
 
 
+@contextmanager
+def told_apart(url: str) -> Iterator[None]:
+    """Raises NotSent or Lost for what aiohttp raises, which stays the cause."""
+    try:
+        yield
+    except aiohttp.ClientConnectorError as error:
+        raise NotSent(f"{url}: cannot connect") from error
+    except aiohttp.ConnectionTimeoutError as error:
+        raise NotSent(f"{url}: no connection within {CONNECT_SECONDS:g} s") from error
+    except aiohttp.InvalidURL as error:
+        raise NotSent(f"{error} is not a URL") from error
+    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        raise Lost(f"{url}: {error or type(error).__name__}") from error
+
+
+def heard(answer: aiohttp.ClientResponse, body: bytes) -> Reply:
+    """An answer that was read."""
+    return Reply(answer.status, {name.lower(): value for name, value in answer.headers.items()}, body)
+
+
 class HttpTransport:
     """The real transport: one pooled aiohttp session, opened with the first request."""
 
@@ -104,33 +125,18 @@ class HttpTransport:
         self, method: str, url: str, *, headers: Mapping[str, str], body: bytes | None, timeout: float
     ) -> Reply:
         limits = aiohttp.ClientTimeout(total=timeout, sock_connect=min(timeout, CONNECT_SECONDS))
-        try:
+        with told_apart(url):
             async with self._open().request(method, url, headers=headers, data=body, timeout=limits) as answer:
-                data = await answer.read()
-                return Reply(answer.status, {name.lower(): value for name, value in answer.headers.items()}, data)
-        except aiohttp.ClientConnectorError:
-            raise NotSent(f"{url}: cannot connect") from None
-        except aiohttp.ConnectionTimeoutError:
-            raise NotSent(f"{url}: no connection within {CONNECT_SECONDS:g} s") from None
-        except aiohttp.InvalidURL as error:
-            raise NotSent(f"{error} is not a URL") from None
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise Lost(f"{url}: {error or type(error).__name__}") from None
+                return heard(answer, await answer.read())
 
     async def lines(self, url: str, *, headers: Mapping[str, str], idle: float) -> AsyncIterator[bytes]:
         limits = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=idle)
-        try:
+        with told_apart(url):
             async with self._open().get(url, headers=headers, timeout=limits) as answer:
                 if answer.status != 200:
                     raise Lost(f"{url}: HTTP {answer.status}")
                 async for line in answer.content:
                     yield line.rstrip(b"\r\n")
-        except aiohttp.ClientConnectorError:
-            raise NotSent(f"{url}: cannot connect") from None
-        except aiohttp.ConnectionTimeoutError:
-            raise NotSent(f"{url}: no connection within {CONNECT_SECONDS:g} s") from None
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise Lost(f"{url}: {error or type(error).__name__}") from None
 
     async def close(self) -> None:
         if self._session is not None:

@@ -77,6 +77,13 @@ def test_the_variables_of_the_go_implementation_work(file: Path, tmp_path: Path)
     assert "SWOOSH_DATABASE_DB_HOST" in found.notices[0]
 
 
+def test_a_port_alone_is_every_address_of_the_machine_and_a_member_is_somewhere(file: Path) -> None:
+    assert config.load(file, {"SWOOSH_LISTEN_ADDR": ":8080"}).http == ("", 8080)
+    file.write_text(file.read_text().replace('node-2 = "127.0.0.1:8202"', 'node-2 = ":8202"'))
+    with pytest.raises(Misconfigured, match="node-2: expected host:port"):
+        config.load(file, {})
+
+
 def test_a_variable_nobody_knows_is_noticed(file: Path) -> None:
     assert "SWOOSH_HTTP_LISTN" in config.load(file, {"SWOOSH_HTTP_LISTN": "x"}).notices[0]
 

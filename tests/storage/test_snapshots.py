@@ -222,6 +222,14 @@ async def test_snapshots_are_found_again_after_a_restart(rocks: Node, tmp_path: 
     assert again.newest == rocks.snapshots.newest
 
 
+def test_what_is_no_snapshot_is_left_alone(tmp_path: Path) -> None:
+    for name in ("wal", "store", "7.reading-1", "8"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "wal" / "000001.log").write_text("a log")
+    DirectoryShelf(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["store", "wal"]
+
+
 async def test_an_interrupted_snapshot_is_removed_at_the_start(rocks: Node, tmp_path: Path) -> None:
     class Crash(BaseException):
         pass
