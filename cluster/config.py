@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib.resources import files
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -59,6 +60,7 @@ TLS_KEY = "node.key.age"
 
 Address = tuple[str, int]
 """Host and port."""
+Network = IPv4Network | IPv6Network
 
 
 class Misconfigured(Exception):
@@ -71,6 +73,7 @@ class _Http(Section, frozen=True):
     rate_per_signer: int = 5_000
     rate_per_ip: int = 10_000
     read_tokens: str = ""
+    trusted_proxies: tuple[str, ...] = ()
 
 
 class _Peer(Section, frozen=True):
@@ -137,6 +140,7 @@ class _File(Section, frozen=True, kw_only=True):
     mcp: sections.Mcp = sections.Mcp()
     bubble: sections.Bubble = sections.Bubble()
     slurp: sections.Slurp = sections.Slurp()
+    whoosh: sections.Whoosh = sections.Whoosh()
 
 
 class Outbound(NamedTuple):
@@ -172,7 +176,8 @@ class Config:
             0 is any number.
         forward_wait: how long a request is held while no leader is known.
         rate_per_signer: proposals a second that one signer may send to this node, as many at once; 0 is any number.
-        rate_per_ip: the same for one address. Callers behind one proxy share its address.
+        rate_per_ip: the same for one address. Callers behind one proxy share its address, unless it is trusted.
+        trusted_proxies: who is believed when it says in `X-Forwarded-For` for whom it asks.
         keep: what stays of the log behind the newest snapshot, for peers that are a little behind.
         install_rate: bytes a second, at most, at which a snapshot is fetched from a peer.
         read_tokens: bearer tokens, one of which reads need; empty means that reads are open.
@@ -206,6 +211,7 @@ class Config:
     scrub_period: float = 86_400.0
     rate_per_signer: int = 5_000
     rate_per_ip: int = 10_000
+    trusted_proxies: tuple[Network, ...] = ()
     keep: Keep = KEEP
     install_rate: int = BYTES_PER_SECOND
     read_tokens: tuple[Secret, ...] = ()
@@ -401,8 +407,32 @@ def packaged_chart() -> Chart:
     return load_chart((Path(__file__).parent.parent / "statechart.yaml").read_text("utf-8"))
 
 
-def render(*, node: str, cluster_id: str, http: Address, peer: Address, members: Mapping[str, Address]) -> str:
-    """The file of a node that lives in ``DIR/<node>/``, beside ``genesis.json`` and ``license.json`` in ``DIR``."""
+_OPEN_TO_WHOOSH = (
+    "# Made with --insecure-signers: whoever shows no token may do this as WHOOSH's callers do. Never for production.",
+    "[whoosh]",
+    'anonymous = ["agent", "developer", "service"]',
+)
+_CLOSED_TO_WHOOSH = (
+    "# Who may call as if this were WHOOSH: with tokens, JWTs, or none at all; without this section, nobody.",
+    "# [whoosh]",
+    '# tokens = "whoosh-tokens.age"  # lines NAME ROLE[,ROLE] TOKEN; roles are admin, developer, service, agent',
+    '# anonymous = ["agent", "developer", "service"]  # what whoever shows no token may do',
+)
+
+
+def render(
+    *,
+    node: str,
+    cluster_id: str,
+    http: Address,
+    peer: Address,
+    members: Mapping[str, Address],
+    insecure: bool = False,
+) -> str:
+    """The file of a node that lives in ``DIR/<node>/``, beside ``genesis.json`` and ``license.json`` in ``DIR``.
+
+    In an insecure cluster, callers that know WHOOSH need no token.
+    """
     lines = [
         "# One node of a SWOOSH cluster. Every key can be set by a variable too: http.listen is SWOOSH_HTTP_LISTEN.",
         f'node = "{node}"',
@@ -429,6 +459,8 @@ def render(*, node: str, cluster_id: str, http: Address, peer: Address, members:
         '# path = "decisions.jsonl"',
         "# [slurp]",
         '# url = "https://slurp.example/submissions"',
+        "",
+        *(_OPEN_TO_WHOOSH if insecure else _CLOSED_TO_WHOOSH),
     ]
     return "\n".join(lines) + "\n"
 
@@ -514,6 +546,7 @@ def _resolve(file: _File, folder: Path, notices: tuple[str, ...]) -> Config:
         forward_wait=file.http.forward_wait_ms / 1000,
         rate_per_signer=file.http.rate_per_signer,
         rate_per_ip=file.http.rate_per_ip,
+        trusted_proxies=tuple(map(ip_network, file.http.trusted_proxies)),
         keep=Keep(entries=file.log.keep_entries, size=file.log.keep_mib << 20),
         install_rate=file.install.mib_per_second << 20,
         read_tokens=tuple(map(Secret, secret("http.read_tokens", file.http.read_tokens).split())),
@@ -530,6 +563,7 @@ def _resolve(file: _File, folder: Path, notices: tuple[str, ...]) -> Config:
         tool_servers=file.mcp.resolve(secret),
         bubble=file.bubble.resolve(secret, folder),
         slurp=file.slurp.resolve(secret, folder),
+        whoosh=_whoosh(file.whoosh, secret, folder),
         notices=(*notices, *file.kaching.notices()),
     )
 
@@ -558,10 +592,13 @@ def _contradictions(file: _File) -> Iterator[str]:
         yield "disk: free_min_mib is not negative; 0 fills the disk to the last byte"
     if file.projects_per_signer < 0:
         yield "projects_per_signer is not negative; 0 refuses nobody"
+    for text in file.http.trusted_proxies:
+        if _is_no_network(text):
+            yield f"http.trusted_proxies: expected an address or a network such as 10.0.0.0/8, got {text[:80]!r}"
     for text in file.outbound.allow:
         if _address_fault(text):
             yield f"outbound.allow: expected host:port, got {text[:80]!r}"
-    for section in (file.environment, file.kaching, file.backbeat, file.mcp, file.bubble, file.slurp):
+    for section in (file.environment, file.kaching, file.backbeat, file.mcp, file.bubble, file.slurp, file.whoosh):
         yield from section.faults()
 
 
@@ -572,6 +609,28 @@ def _secret(vault: Vault, folder: Path, key: str, name: str) -> Secret:
         return vault.text(folder / name) if name else Secret()
     except SecretError as error:
         raise Misconfigured(f"{key}: {error}") from None
+
+
+def _read(folder: Path, key: str, name: str) -> bytes:
+    try:
+        return (folder / name).read_bytes()
+    except OSError as error:
+        raise Misconfigured(f"{key}: {folder / name}: {error.strerror}") from None
+
+
+def _whoosh(section: sections.Whoosh, secret: sections.Opener, folder: Path) -> Whoosh:
+    try:
+        return section.resolve(secret, partial(_read, folder))
+    except Malformed as error:
+        raise Misconfigured(error.reason) from None
+
+
+def _is_no_network(text: str) -> bool:
+    try:
+        ip_network(text)
+    except ValueError:
+        return True
+    return False
 
 
 def _address(text: str) -> Address:

@@ -1,8 +1,8 @@
-"""The sections of a node's configuration that tell of outside systems.
+"""The sections of a node's configuration that tell of outside systems, and of callers that know WHOOSH.
 
 Each is a table of the TOML file as it is written, says what is wrong with it, and becomes what its provider is handed.
-A section that is left out is a system that does not exist. This module must never read a file: secrets are opened by
-who is handed their name.
+A section that is left out is a system that does not exist. This module must never read a file: secrets are opened, and
+other files read, by who is handed their name.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, TypeVar
 from urllib.parse import quote, urlsplit
 
 import msgspec
+from jwt import PyJWK
 
+from cluster import callers, whoosh
 from cluster.providers import backbeat, bubble, kaching_wire, slurp
 from cluster.providers.beats import AGENT_NAME, CLUSTER_NAME
 from cluster.providers.broker import Access
@@ -24,11 +26,17 @@ from cluster.providers.mcp_probe import ToolServer
 from cluster.providers.templates import Template
 from cluster.vault import Secret
 from swoosh import limits
+from swoosh.errors import Malformed
 from swoosh.hashing import is_hex
 from swoosh.inputs import is_printable
 
+A = TypeVar("A")
+B = TypeVar("B")
+
 Opener = Callable[[str, str], Secret]
 """(key of the setting, name of the file): what the sealed file holds; nothing where no file is named."""
+Reader = Callable[[str, str], bytes]
+"""(key of the setting, name of the file): what a file that is no secret holds."""
 
 
 class Sink(NamedTuple):
@@ -263,6 +271,91 @@ class Slurp(Bubble, frozen=True):
 
     name: ClassVar[str] = "slurp"
     members: ClassVar[Collection[str]] = slurp.MEMBERS
+
+
+class Whoosh(Section, frozen=True):
+    """``[whoosh]``: who may call as if this were WHOOSH, and which agents are asked into councils."""
+
+    anonymous: tuple[str, ...] = ()
+    tokens: str = ""
+    jwks: str = ""
+    jwt_secret: str = ""
+    issuer: str = ""
+    audience: str = ""
+    gitea_secret: str = ""
+    origins: tuple[str, ...] = ()
+    rate_per_minute: int = 100
+    agents: tuple[str, ...] = ()
+    formation_seconds: int = 1_800
+    rebroadcast_seconds: int = 30
+    agent_seconds: int = 900
+
+    def faults(self) -> Iterator[str]:
+        for role in self.anonymous:
+            if role not in callers.ROLES:
+                yield f"whoosh.anonymous: expected some of {', '.join(callers.ROLES)}, got {role[:80]!r}"
+        if (self.issuer or self.audience) and not (self.jwks or self.jwt_secret):
+            yield "whoosh: issuer and audience are of JWTs, and without jwks or jwt_secret none is believed"
+        for origin in self.origins:
+            if not _is_origin(origin):
+                yield f"whoosh.origins: expected http(s)://host[:port] as a browser sends it, got {origin[:80]!r}"
+        for pattern in self.agents:
+            if not re.fullmatch(r"(?:[\w.*-]+|\[[0-9A-Fa-f:.*]+\]):(?:\d{1,5}|\*)", pattern, re.ASCII):
+                yield f"whoosh.agents: expected host:port, either with *, got {pattern[:80]!r}"
+        if self.rate_per_minute < 0:
+            yield "whoosh.rate_per_minute is not negative; 0 refuses nobody"
+        if min(self.formation_seconds, self.rebroadcast_seconds, self.agent_seconds) < 1:
+            yield "whoosh: formation_seconds, rebroadcast_seconds and agent_seconds are at least 1"
+
+    def resolve(self, secret: Opener, read: Reader) -> whoosh.Whoosh:
+        """What callers.py and its neighbours are handed.
+
+        Raises:
+            Malformed: a file does not hold what it should; the text begins with the key that names it.
+        """
+        return whoosh.Whoosh(
+            access=callers.Access(
+                tokens=_within("whoosh.tokens", callers.service_tokens, secret("whoosh.tokens", self.tokens)),
+                anonymous=frozenset(self.anonymous),
+                provider=callers.Provider(self._keys(secret, read), self.issuer, self.audience),
+            ),
+            gitea_secret=secret("whoosh.gitea_secret", self.gitea_secret),
+            origins=self.origins,
+            rate_per_minute=self.rate_per_minute,
+            agents=self.agents,
+            formation=float(self.formation_seconds),
+            rebroadcast=float(self.rebroadcast_seconds),
+            agent_life=float(self.agent_seconds),
+        )
+
+    def _keys(self, secret: Opener, read: Reader) -> tuple[PyJWK, ...]:
+        keys: tuple[PyJWK, ...] = ()
+        if self.jwks:
+            keys += _within("whoosh.jwks", callers.key_set, read("whoosh.jwks", self.jwks))
+        if self.jwt_secret:
+            shared = secret("whoosh.jwt_secret", self.jwt_secret)
+            keys += (_within("whoosh.jwt_secret", callers.shared_secret, shared),)
+        return keys
+
+
+def _within(key: str, reader: Callable[[A], B], content: A) -> B:
+    """What a file holds; a fault in it names the setting."""
+    try:
+        return reader(content)
+    except Malformed as error:
+        raise Malformed(f"{key}: {error.reason}") from None
+
+
+def _is_origin(text: str) -> bool:
+    """Whether a browser could send this: no path, no wildcard, lower case, no port that goes without saying."""
+    if is_no_url(text):
+        return False
+    parts = urlsplit(text)
+    host = parts.hostname or ""
+    usual = {"http": 80, "https": 443}[parts.scheme]
+    port = f":{parts.port}" if parts.port not in (None, usual) else ""
+    spelled = f"[{host}]" if ":" in host else host
+    return "*" not in text and text == f"{parts.scheme}://{spelled}{port}"
 
 
 def is_no_url(text: str) -> bool:

@@ -163,7 +163,7 @@ def create(directory: Path, plan: Plan, clock: Clock, entropy: Entropy) -> dict[
     _write(directory / "genesis.json", genesis_document.encode(genesis))
     _write(directory / "license.json", canonical.encode(_license(keys["provider"], cluster_id, genesis.created_ms)))
     _write_keys(directory / "keys", keys)
-    _write_nodes(directory, cluster_id, addresses, node_keys, clock)
+    _write_nodes(directory, cluster_id, plan, node_keys, clock)
     for node in addresses:
         stores.create(config.load(directory / node / "swoosh.toml", {}), genesis, chart, entropy)
     cluster = _summary(cluster_id, addresses)
@@ -246,10 +246,11 @@ def _write_keys(directory: Path, keys: Mapping[str, Key]) -> None:
 def _write_nodes(
     directory: Path,
     cluster_id: str,
-    addresses: Mapping[str, tuple[Address, Address]],
+    plan: Plan,
     node_keys: Mapping[str, Key],
     clock: Clock,
 ) -> None:
+    addresses = plan.addresses()
     now = datetime.fromtimestamp(clock.wall_us() // 1_000_000, UTC)
     life = {"not_before": now - CLOCK_SLACK, "not_after": now + CERTIFICATE_LIFE}
     authority = pki.make_authority(cluster_id, **life)
@@ -264,7 +265,8 @@ def _write_nodes(
             home, authority.certificate, pki.make_node(authority, PeerName(node, cluster_id), **life)
         )
         _write_secrets(home, offline, {config.TLS_KEY: credentials.key, "node.pem.age": node_keys[node].pem()})
-        text = config.render(node=node, cluster_id=cluster_id, http=http, peer=peer, members=members)
+        names = {"node": node, "cluster_id": cluster_id}
+        text = config.render(**names, http=http, peer=peer, members=members, insecure=plan.insecure)
         _write(home / "swoosh.toml", text.encode())
 
 

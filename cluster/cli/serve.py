@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from functools import partial
 from pathlib import Path
@@ -91,7 +91,7 @@ def serve(path: Path | None, rejoin: bool, yes: bool) -> None:
     redact = Scanner(settings.policy).redact
     logs.configure(sys.stderr, clock, redact, node=settings.node_id)
     faults.set_redaction(redact)
-    for notice in settings.notices:
+    for notice in notices(settings, genesis):
         _log.warning("configuration", notice=notice)
     if genesis.insecure:
         _log.warning("INSECURE: this cluster accepts unsigned proposals; never for production")
@@ -105,6 +105,14 @@ def serve(path: Path | None, rejoin: bool, yes: bool) -> None:
             faults.fatal(ExitCode.DAMAGED, str(error))
         except Misconfigured as error:
             faults.fatal(ExitCode.MISCONFIGURED, str(error))
+
+
+def notices(settings: Config, genesis: Genesis) -> Iterator[str]:
+    """What the operator should hear at the start."""
+    yield from settings.notices
+    anonymous = sorted(settings.whoosh.access.anonymous)
+    if anonymous and not genesis.insecure:
+        yield f"whoosh.anonymous: the node signs for whoever reaches it, without a token, as {', '.join(anonymous)}"
 
 
 def replace_store(settings: Config, genesis: Genesis, chart: Chart, *, confirmed: bool) -> None:

@@ -18,7 +18,7 @@ from cluster.faults import ExitCode
 from cluster.http import admin, health, hmmm, outboxes, problems, records, state, transition, watch, whoosh, windows
 from cluster.http.access import Denied
 from cluster.http.listener import doorman_of
-from cluster.http.rate import METERS, Buckets, Meters, Throttled, charge
+from cluster.http.rate import METERS, MINUTE_SECONDS, Buckets, Meters, Throttled, charge
 from cluster.http.request import LIMITS, METRICS, NODE, PROJECT, Limits, head_of
 from cluster.node import Node
 from cluster.telemetry import logs
@@ -45,7 +45,11 @@ def public_app(node: Node, metrics: Metrics, limits: Limits | None = None) -> we
     app = web.Application(middlewares=[_attended, _told, _answered, _admitted])
     app[NODE], app[LIMITS], app[METRICS] = node, limits, metrics
     config, clock = node.config, node.clock
-    app[METERS] = Meters(Buckets(config.rate_per_ip, clock), Buckets(config.rate_per_signer, clock))
+    app[METERS] = Meters(
+        address=Buckets(config.rate_per_ip, clock),
+        signer=Buckets(config.rate_per_signer, clock),
+        caller=Buckets(config.whoosh.rate_per_minute, clock, MINUTE_SECONDS),
+    )
     watchers = app[watch.WATCHERS] = watch.Watchers(limits.watchers)
     node.on_applied += [watchers.see, metrics.on_applied, logs.transitions]
     metrics.observe(lambda: health.gauges(node, watchers=watchers.count))

@@ -100,7 +100,7 @@ def _accounted(
     signer = _signer(document)
     wait = buckets.take(signer, len(document["proposals"]) if "proposals" in document else 1)
     if wait:
-        return too_many(signer, buckets, wait)
+        return too_many(signer, f"{buckets.rate} proposals a second", wait)
     if isinstance(verdict, Refused) and not dry_run:
         node.note(verdict, signer)
     return verdict

@@ -158,6 +158,14 @@ def test_a_group_of_one_cannot_rejoin_itself(tmp_path: Path) -> None:
     assert not list((tmp_path / "c" / "node-1").glob("*.damaged-*"))
 
 
+def test_whoosh_s_callers_need_no_token_where_nobody_else_must_sign(made: Path, tmp_path: Path) -> None:
+    done = swoosh("init", tmp_path / "c", "--nodes", "1", "--insecure-signers")
+    assert "INSECURE" in done.output
+    held = {where: config.load(where / "node-1" / "swoosh.toml", {}).whoosh.access for where in (made, tmp_path / "c")}
+    assert held[tmp_path / "c"].anonymous == {"agent", "developer", "service"}
+    assert not held[made].anonymous
+
+
 def test_serve_never_makes_a_store(tmp_path: Path) -> None:
     done = swoosh("serve", "--config", tmp_path / "swoosh.toml")
     assert done.exit_code == 2, "a configuration that is not there is a usage error"

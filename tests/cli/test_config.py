@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import json
+from ipaddress import ip_network
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from jwt.algorithms import OKPAlgorithm
 
 from cluster import config, faults, outside, sections
+from cluster.callers import Caller
+from cluster.cli.serve import notices
 from cluster.clock import ManualClock, ShiftedClock, SystemClock
 from cluster.config import Misconfigured
 from cluster.egress import Blocked
 from cluster.entropy import SeededEntropy
 from cluster.providers.environment import Hook
 from cluster.providers.mcp_probe import ToolServer
+from cluster.whoosh import CLOSED
 from tests.cluster.band import Gate
 from tests.sealed import seal_for
 
@@ -116,6 +124,27 @@ def test_a_variable_nobody_knows_is_noticed(file: Path) -> None:
         ("[bubble]\npath = 'y'\nfields = {id = 'drid'}", r"bubble\.fields: id = 'drid' is no member"),
         ("[slurp]\nurl = 'http://x/'\nmethod = 'GET'", r"slurp\.method: POST or PUT"),
         ("[slurp]\nurl = 'http://x/'\ntoken = 'absent'", r"slurp\.token: .*absent"),
+        ("[http]\nlisten = '127.0.0.1:1'\ntrusted_proxies = ['proxy']", r"http\.trusted_proxies: expected an address"),
+        ("[http]\nlisten = '127.0.0.1:1'\ntrusted_proxies = ['10.0.0.1/8']", r"http\.trusted_proxies: .*10\.0\.0\.1/8"),
+        ("[whoosh]\ntoken = 'x'", r"unknown key whoosh\.token;"),
+        ("[whoosh]\nanonymous = ['king']", r"whoosh\.anonymous: expected some of admin, .*'king'"),
+        ("[whoosh]\nanonymous = 'agent'", r"whoosh\.anonymous"),
+        ("[whoosh]\ntokens = 'absent'", r"whoosh\.tokens: .*absent"),
+        ("[whoosh]\njwks = 'absent'", r"whoosh\.jwks: .*absent: No such file"),
+        ("[whoosh]\njwks = 'swoosh.toml'", r"whoosh\.jwks: not a JSON Web Key Set"),
+        ("[whoosh]\njwt_secret = 'absent'", r"whoosh\.jwt_secret: .*absent"),
+        ("[whoosh]\ngitea_secret = 'absent'", r"whoosh\.gitea_secret: .*absent"),
+        ("[whoosh]\naudience = 'whoosh'", "without jwks or jwt_secret none is believed"),
+        ("[whoosh]\norigins = ['*']", r"whoosh\.origins: expected .*'\*'"),
+        ("[whoosh]\norigins = ['https://*.example']", r"whoosh\.origins"),
+        ("[whoosh]\norigins = ['https://board.example/']", r"whoosh\.origins"),
+        ("[whoosh]\norigins = ['https://Board.example']", r"whoosh\.origins"),
+        ("[whoosh]\norigins = ['https://board.example:443']", r"whoosh\.origins"),
+        ("[whoosh]\norigins = ['null']", r"whoosh\.origins"),
+        ("[whoosh]\nagents = ['chorus']", r"whoosh\.agents: expected host:port"),
+        ("[whoosh]\nagents = ['http://chorus:80']", r"whoosh\.agents: expected host:port"),
+        ("[whoosh]\nrate_per_minute = -1", r"rate_per_minute is not negative"),
+        ("[whoosh]\nrebroadcast_seconds = 0", "rebroadcast_seconds and agent_seconds are at least 1"),
         ("[members]\nnode-2 = '127.0.0.1:1'", "node-1, this node, is missing"),
         ("= 1", "swoosh.toml"),
     ],
@@ -174,6 +203,71 @@ url = "http://[::1]:8800/"
         keeper.permit("mcp", "http://elsewhere.example/")
     names = [provider.name for provider in outside.providers(found, cast(Any, None), SeededEntropy(1), cast(Any, None))]
     assert names == ["license", "mcp:files", "mcp:search", "policy"]
+
+
+def test_a_node_lets_in_nobody_of_whoosh_s_unless_it_is_told_to(file: Path) -> None:
+    assert config.load(file, {}).whoosh == CLOSED and config.load(file, {}).trusted_proxies == ()
+    assert "\n# [whoosh]\n" in file.read_text(), "what could be written there is shown"
+
+
+def test_an_insecure_cluster_is_made_with_doors_that_stand_open(file: Path) -> None:
+    names: dict[str, Any] = {"node": "node-1", "cluster_id": "swoosh-x", "members": MEMBERS}
+    file.write_text(config.render(**names, http=("::1", 1), peer=("::1", 2), insecure=True))
+    found = config.load(file, {})
+    assert found.whoosh.access.anonymous == {"agent", "developer", "service"}
+    assert list(notices(found, cast(Any, SimpleNamespace(insecure=True)))) == []
+    [notice] = notices(found, cast(Any, SimpleNamespace(insecure=False)))
+    assert "agent, developer, service" in notice and "without a token" in notice
+
+
+def test_who_may_call_as_whoosh_s_callers_do_is_read_with_all_its_files(file: Path) -> None:
+    token = "0123456789abcdef0123456789abcdef"
+    seal_for(file.parent, "tokens.age", f"ci service {token}\n")
+    seal_for(file.parent, "jwt.age", "a secret that both sides know, long enough\n")
+    seal_for(file.parent, "gitea.age", "between us\n")
+    public = OKPAlgorithm.to_jwk(Ed25519PrivateKey.generate().public_key(), as_dict=True)
+    (file.parent / "jwks.json").write_text(json.dumps({"keys": [public]}))
+    file.write_text(
+        file.read_text().replace("[http]\n", "[http]\ntrusted_proxies = ['10.0.0.0/8', 'fd00::1']\n")
+        + """
+[whoosh]
+tokens = "tokens.age"
+jwks = "jwks.json"
+jwt_secret = "jwt.age"
+issuer = "https://id.example/"
+audience = "whoosh"
+gitea_secret = "gitea.age"
+origins = ["https://board.example", "http://localhost:3000", "http://[::1]:3000"]
+agents = ["chorus-*:8080", "10.0.0.*:*", "[fd00::1]:8080"]
+formation_seconds = 60
+"""
+    )
+    found = config.load(file, {"SWOOSH_WHOOSH_RATE_PER_MINUTE": "7"})
+    assert found.trusted_proxies == (ip_network("10.0.0.0/8"), ip_network("fd00::1"))
+    told = found.whoosh
+    assert told.access.tokens == {token: Caller("ci", frozenset({"service"}))} and not told.access.anonymous
+    assert [key.algorithm_name for key in told.access.provider.keys] == ["EdDSA", "HS256"]
+    assert told.access.provider[1:] == ("https://id.example/", "whoosh")
+    assert (told.gitea_secret, told.rate_per_minute, len(told.origins), len(told.agents)) == ("between us", 7, 3, 3)
+    assert (told.formation, told.rebroadcast, told.agent_life) == (60.0, 30.0, 900.0)
+    for secret in (token, "both sides", "between us"):
+        assert secret not in repr(found)
+
+
+@pytest.mark.parametrize(
+    ("key", "content", "fault"),
+    [
+        ("tokens", "ci service short", r"whoosh\.tokens: line 1: a token has at least"),
+        ("tokens", "ci 0123456789abcdef0123456789abcdef service", r"whoosh\.tokens: line 1: the second word"),
+        ("jwt_secret", "short", r"whoosh\.jwt_secret: a shared secret has at least 32 bytes"),
+        ("jwt_secret", "", r"whoosh\.jwt_secret: a shared secret has at least 32 bytes"),
+    ],
+)
+def test_a_secret_that_is_none_is_refused_and_not_repeated(file: Path, key: str, content: str, fault: str) -> None:
+    seal_for(file.parent, "secret.age", content)
+    with pytest.raises(Misconfigured, match=fault) as found:
+        config.load(file, {f"SWOOSH_WHOOSH_{key.upper()}": "secret.age"})
+    assert "0123" not in str(found.value)
 
 
 def test_a_failpoint_is_armed_by_name_and_visit() -> None:

@@ -7,6 +7,7 @@ that stands still) a test plays by hand.
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from ipaddress import ip_network
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -110,6 +111,8 @@ class Desk:
     read_tokens: tuple[str, ...] = ()
     rate_per_signer: int = 0
     rate_per_ip: int = 0
+    trusted_proxies: tuple[str, ...] = ()
+    whoosh: Whoosh = CLOSED
     missing: list[str] = field(default_factory=list)
     caught_up: bool = True
     stale_s: float = 0.0
@@ -127,7 +130,13 @@ class Desk:
         self.cluster_id = genesis.cluster_id(self.genesis)
         self.chart = CHART
         rates = {"rate_per_signer": self.rate_per_signer, "rate_per_ip": self.rate_per_ip}
-        self.config = SimpleNamespace(node_id="n1", read_tokens=self.read_tokens, whoosh=self.whoosh, **rates)
+        self.config = SimpleNamespace(
+            node_id="n1",
+            read_tokens=self.read_tokens,
+            trusted_proxies=tuple(map(ip_network, self.trusted_proxies)),
+            whoosh=self.whoosh,
+            **rates,
+        )
         self.memory = MemorySource(genesis.initial_projects(self.genesis, CHART), Position(1, 1, 0))
         self.store = Store(self.memory)
         self.machine = Machine(CHART, self.cluster_id, self.memory)

@@ -25,8 +25,6 @@ from swoosh.facts import Agent, Known
 from swoosh.hlc import time_text
 from swoosh.outcome import Code, FactAccepted
 
-CAPABILITIES_MAX = 64
-ADDRESSES_MAX = 16
 KIND = "agent"
 
 
@@ -75,10 +73,15 @@ def registration(call: Call) -> dict[str, Any]:
     agent = Agent(
         name=lenient.text(said, "agent_name", "name", "display_name", longest=limits.NAME_CHARS_MAX) or call.agent,
         capabilities=lenient.texts(
-            said, "capabilities", "skills", "expertise", most=CAPABILITIES_MAX, longest=limits.NAME_CHARS_MAX
+            said,
+            "capabilities",
+            "skills",
+            "expertise",
+            most=limits.AGENT_CAPABILITIES_MAX,
+            longest=limits.NAME_CHARS_MAX,
         ),
         endpoint=lenient.text(said, "endpoint", "url", "http_endpoint", "address", longest=longest),
-        multiaddrs=lenient.texts(said, "multiaddrs", "addresses", most=ADDRESSES_MAX, longest=longest),
+        multiaddrs=lenient.texts(said, "multiaddrs", "addresses", most=limits.AGENT_ADDRESSES_MAX, longest=longest),
         transport=lenient.text(said, "transport", "transport_preference", longest=limits.NAME_CHARS_MAX),
         certificate_hash=lenient.text(said, "certificate_hash", "cert_hash", longest=limits.NAME_CHARS_MAX),
         status=lenient.text(said, "status", "state", longest=limits.NAME_CHARS_MAX),
