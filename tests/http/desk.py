@@ -121,7 +121,6 @@ class Desk:
     recovery_s: float | None = 0.25
     stopping: bool = False
     policy: Policy = BUILT_IN
-    whoosh: Whoosh = CLOSED
     settings: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

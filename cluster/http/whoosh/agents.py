@@ -69,22 +69,16 @@ async def _heard(request: web.Request, call: Call, body: dict[str, Any]) -> web.
 
 def registration(call: Call) -> dict[str, Any]:
     """What is kept of a registration, in the form of an `agent` fact."""
-    said, longest = call.document, limits.ADDRESS_CHARS_MAX
+    said, word, address = call.document, limits.NAME_CHARS_MAX, limits.ADDRESS_CHARS_MAX
+    can, dialled = limits.AGENT_CAPABILITIES_MAX, limits.AGENT_ADDRESSES_MAX
     agent = Agent(
-        name=lenient.text(said, "agent_name", "name", "display_name", longest=limits.NAME_CHARS_MAX) or call.agent,
-        capabilities=lenient.texts(
-            said,
-            "capabilities",
-            "skills",
-            "expertise",
-            most=limits.AGENT_CAPABILITIES_MAX,
-            longest=limits.NAME_CHARS_MAX,
-        ),
-        endpoint=lenient.text(said, "endpoint", "url", "http_endpoint", "address", longest=longest),
-        multiaddrs=lenient.texts(said, "multiaddrs", "addresses", most=limits.AGENT_ADDRESSES_MAX, longest=longest),
-        transport=lenient.text(said, "transport", "transport_preference", longest=limits.NAME_CHARS_MAX),
-        certificate_hash=lenient.text(said, "certificate_hash", "cert_hash", longest=limits.NAME_CHARS_MAX),
-        status=lenient.text(said, "status", "state", longest=limits.NAME_CHARS_MAX),
+        name=lenient.text(said, "agent_name", "name", "display_name", longest=word) or call.agent,
+        capabilities=lenient.texts(said, "capabilities", "skills", "expertise", most=can, longest=word),
+        endpoint=lenient.text(said, "endpoint", "url", "http_endpoint", "address", longest=address),
+        multiaddrs=lenient.texts(said, "multiaddrs", "addresses", most=dialled, longest=address),
+        transport=lenient.text(said, "transport", "transport_preference", longest=word),
+        certificate_hash=lenient.text(said, "certificate_hash", "cert_hash", longest=word),
+        status=lenient.text(said, "status", "state", longest=word),
     )
     return {name: list(value) if isinstance(value, tuple) else value for name, value in _members(agent)}
 
