@@ -59,8 +59,8 @@ ROLES: dict[str, tuple[str, ...]] = {
 class Play:
     """The project, and every process that acts in it."""
 
-    def __init__(self, cluster: LiveCluster) -> None:
-        self.cluster = cluster
+    def __init__(self, cluster: LiveCluster, project: str = PROJECT) -> None:
+        self.cluster, self.project = cluster, project
         self.work = Corpus(cluster.directory / "work")
         self.assets = cluster.directory / "assets"
         self.leader = ""
@@ -82,7 +82,7 @@ class Play:
         """Start a program that signs with the key of this name and knows all nodes."""
         there = [option for url in self.cluster.endpoints for option in ("--endpoint", url)]
         key = self.cluster.keys / f"{name}.pem"
-        self.start(name, *command, "--project", PROJECT, "--key", str(key), *there)
+        self.start(name, *command, "--project", self.project, "--key", str(key), *there)
 
     async def ended(self, *names: str) -> None:
         """Wait until these programs have ended well."""
@@ -136,21 +136,21 @@ class Play:
     async def region(self, name: str) -> dict[str, Any]:
         """One region of the project."""
         async with self.cluster.client() as client:
-            state = await client.state(PROJECT, projection=[name])
+            state = await client.state(self.project, projection=[name])
         found: dict[str, Any] = state.projection[name] if state else {}
         return found
 
     async def propose(self, who: str, transition: str, inputs: Mapping[str, Any]) -> None:
         """What a person does by hand."""
         async with self.cluster.client(who) as client:
-            outcome = await client.propose(transition, inputs=inputs, project=PROJECT, on_stale="resubmit")
+            outcome = await client.propose(transition, inputs=inputs, project=self.project, on_stale="resubmit")
         if not isinstance(outcome, Accepted):
             raise Trouble(f"{transition} by {who}: {outcome}\n{self.last_words()}")
 
     async def show(self) -> None:
         """One line for each transition that was not shown yet."""
         async with self.cluster.client() as client:
-            async for record in _records(client, self._shown + 1):
+            async for record in _records(client, self.project, self._shown + 1):
                 who = self._names.get(record["signer"], "a node")
                 head = record["state_post_hash"].removeprefix("sha256-")[:12]
                 print(f"  {record['index']:>5}  {record['transition_name']:<32} {head}  term {record['term']}  {who}",
@@ -205,7 +205,7 @@ async def open_stage(stage: Play) -> None:
     for name, key in keys.items():
         write_private(cluster.keys / f"{name}.pem", key.pem())
     drafts = [
-        Draft("IDENTITY_ADDED", _identity(name, key.principal, ROLES[name]), CLUSTER) for name, key in keys.items()
+        Draft("IDENTITY_ADDED", _identity(stage.project, name, key.principal), CLUSTER) for name, key in keys.items()
     ]
     drafts.append(Draft("SETTING_SET", {"name": "tool_dwell_ms", "value": DWELL_MS}, CLUSTER))
     async with cluster.client("admin") as client:
@@ -239,13 +239,18 @@ async def create(stage: Play, upstream: Path) -> None:
 
 def send_everybody(stage: Play) -> None:
     """Workers and agents, each a process with its own key."""
+    send_workers(stage)
+    for name, role in AGENTS.items():
+        stage.send(name, "chaos.agent", "--name", name, "--role", role, "--work", str(stage.work.directory))
+
+
+def send_workers(stage: Play) -> None:
+    """One for each region that somebody has to move."""
     work = ("--work", str(stage.work.directory))
     pins = json.dumps({TOOL: ">=1.4,<2"})
     stage.send("ingester", "cluster", "worker", "ingest", "--ref", "main", *work)
     stage.send("provisioner", "cluster", "worker", "provision", "--asset", "runner:directory:4")
     stage.send("runner", "cluster", "worker", "run", "--pins", pins, *work)
-    for name, role in AGENTS.items():
-        stage.send(name, "chaos.agent", "--name", name, "--role", role, *work)
 
 
 async def elect(stage: Play) -> None:
@@ -304,14 +309,14 @@ def windows() -> str:
     return "backbeat" if is_installed() else f"tidal:{TIDE_SECONDS}"
 
 
-async def _records(client: Client, start: int) -> Any:
-    if await client.state(PROJECT, projection=["Meta"]) is not None:
-        async for record in client.wal(PROJECT, start=start):
+async def _records(client: Client, project: str, start: int) -> Any:
+    if await client.state(project, projection=["Meta"]) is not None:
+        async for record in client.wal(project, start=start):
             yield record
 
 
-def _identity(name: str, principal: str, roles: tuple[str, ...]) -> dict[str, Any]:
-    return {"name": name, "principal": principal, "roles": list(roles), "projects": [PROJECT]}
+def _identity(project: str, name: str, principal: str) -> dict[str, Any]:
+    return {"name": name, "principal": principal, "roles": list(ROLES[name]), "projects": [project]}
 
 
 async def show_it(cluster: LiveCluster, inspect: Callable[[Play], Awaitable[None]] | None) -> None:

@@ -241,7 +241,7 @@ async def test_reads_may_need_a_token_but_probes_and_writes_never_do(serve: Serv
 async def test_paths_that_are_not_served_say_so_in_json(ask: Caller) -> None:
     reply = await ask.get("/nothing/here", checked=False)
     assert (reply.status, reply.body["code"]) == (404, "NOT_FOUND")
-    wrong = await ask.post("/state", {}, checked=False)
+    wrong = await ask.post("/wal", {}, checked=False)
     assert wrong.status == 405 and wrong.headers["Allow"] == "GET,HEAD".replace(",", ", ")
     assert json.loads(wrong.text)["success"] is False
 

@@ -404,7 +404,7 @@ async def test_a_design_brief_begins_a_project_once(desk: Desk, ask: Caller) -> 
     replayed = await webhook(ask, ISSUE)
     assert (replayed.status, replayed.body["duplicate"]) == (200, True)
     meta = regions(desk, "chorus.atlas-12").meta
-    assert (meta.planned_roles, meta.repository) == (("tech-lead", "dev"), "https://git.example/chorus/Atlas")
+    assert (meta.planned_roles, meta.repository) == (("tech-lead", "dev"), "https://git.example/chorus/Atlas.git")
     assert meta.brief == "Design Brief: Survey\n\nIndex the survey archive."
     assert meta.formation is not None and meta.formation.optional_roles == ("scribe",)
 

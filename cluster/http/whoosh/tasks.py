@@ -257,7 +257,7 @@ def repositories(said: Mapping[str, Any]) -> tuple[str, ...]:
     there = lenient.member(said, "repository")
     longest = limits.ADDRESS_CHARS_MAX
     spelled = [lenient.text(said, "repository", "repository_url", "repo_url", longest=longest)]
-    spelled += [lenient.text(there, name, longest=longest) for name in ("html_url", "clone_url", "ssh_url")]
+    spelled += [lenient.text(there, name, longest=longest) for name in ("clone_url", "html_url", "ssh_url")]
     return tuple(dict.fromkeys(each for each in spelled if each))
 
 
