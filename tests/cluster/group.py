@@ -14,9 +14,10 @@ from typing import Any
 import msgspec
 
 from chaos.nowhere import node_config
-from chaos.solo import CHART, Solo, the_chart
+from chaos.solo import CHART, Solo, key_of, the_chart
 from cluster import faults, verify
 from cluster.answers import Answer, not_admitted, unknown
+from cluster.cli.init import NODE_ROLES
 from cluster.egress import Gatekeeper, Unreachable
 from cluster.entropy import SeededEntropy
 from cluster.node import REDUCER_VERSION, Node
@@ -32,7 +33,7 @@ from cluster.storage.kv import KeyValue
 from cluster.storage.snapshots import MemoryShelf, Snapshots
 from cluster.storage.store import ORIGIN
 from cluster.storage.store import Store as StateStore
-from swoosh import genesis, limits, state
+from swoosh import genesis, limits, principal, state
 from swoosh.chart import Chart, load_chart
 from swoosh.entry import Item, ProposalItem, owed
 from swoosh.outcome import Accepted, Code
@@ -89,7 +90,7 @@ class NodeHost(OurHost):
         self.store = self.place.store
         store = StateStore(self.store)
         donor = Donor(self.name, self.shelf, self.clock)
-        keeper = Gatekeeper(self.clock, self.cluster.reachable)
+        keeper = Gatekeeper(self.clock, self.cluster.reachable, self.cluster.agents)
         self.node = Node(
             config=node_config(
                 self.name,
@@ -119,7 +120,7 @@ class NodeHost(OurHost):
             journal=Journal.open(self.store, self.witness, cluster_id="c", node=self.name, syncer=self.syncer),
             transport=self.transport,
             forwarder=Hop(self),
-            key=NodeKey.of(people.keys["n1"]),
+            key=NodeKey.of(people.keys[self.name if self.cluster.voting else "n1"]),
             clock=self.clock,
             entropy=SeededEntropy(f"{self.cluster.seed}/{self.name}/{self.life}"),
             checkpoint_every=self.cluster.checkpoint_every,
@@ -198,15 +199,20 @@ class Group(Cluster):
         projects_per_signer: int = 0,
         providers: Callable[[NodeHost, Gatekeeper, StateStore], Iterable[Provider]] = lambda host, keeper, store: (),
         reachable: Sequence[str] = (),
+        agents: Sequence[str] = (),
+        voting: bool = False,
         **how: Any,
     ) -> None:
         """`keep` is what stays of each log, `snapshots` how each node takes them, `bytes_per_second` how fast it
-        fetches one. `providers` says which a host has at each of its starts, `reachable` what they may reach."""
-        self.providers, self.reachable = providers, reachable
+        fetches one. `providers` says which a host has at each of its starts, `reachable` what they may reach, `agents`
+        where agents are. With `voting` each node signs with a key of its own, which is an elector's too."""
+        self.providers, self.reachable, self.agents, self.voting = providers, reachable, agents, voting
         self.projects_per_signer = projects_per_signer
         names = tuple(f"n{number}" for number in range(nodes))
         self.people = Solo(the_chart(), nodes=nodes)
         self.people.genesis = msgspec.structs.replace(self.people.genesis, nodes=names)
+        if voting:
+            self.people.genesis = with_voting(self.people, names)
         self.serial = 0
         self.checkpoint_every, self.scrub_period = checkpoint_every, scrub_period
         self.keep, self.snapshots, self.bytes_per_second = keep, snapshots, bytes_per_second
@@ -287,6 +293,15 @@ class Group(Cluster):
     def __exit__(self, *_: object) -> None:
         super().__exit__()
         faults.disarm()
+
+
+def with_voting(people: Solo, names: Sequence[str]) -> genesis.Genesis:
+    """The genesis in which each of these nodes has a key of its own, as `swoosh init` makes it."""
+    people.keys |= {name: key_of(name) for name in names}
+    principals = {name: principal.name_of(people.keys[name].public_key().public_bytes_raw()) for name in names}
+    others = [each for each in people.genesis.identities if each.name not in principals]
+    nodes = [genesis.Registered(name, who, NODE_ROLES) for name, who in principals.items()]
+    return msgspec.structs.replace(people.genesis, identities=(*others, *nodes))
 
 
 def next_chart() -> Chart:

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from chaos.solo import Solo, key_of
+from cluster.cli.init import NODE_ROLES
 from swoosh.outcome import Accepted, FactAccepted
 from swoosh.principal import name_of
 
 NODES = ("n1", "n2", "n3")
-ROLES = ("node", "provider:*", "elector")
 
 
 def let_nodes_vote(solo: Solo, names: Sequence[str] = NODES) -> None:
@@ -19,7 +19,7 @@ def let_nodes_vote(solo: Solo, names: Sequence[str] = NODES) -> None:
         key = solo.keys.setdefault(name, key_of(name))
         principal = name_of(key.public_key().public_bytes_raw())
         solo.names[principal], solo.principals[name] = name, principal
-        accepted(solo.propose("IDENTITY_ADDED", {"principal": principal, "name": name, "roles": list(ROLES)}))
+        accepted(solo.propose("IDENTITY_ADDED", {"principal": principal, "name": name, "roles": list(NODE_ROLES)}))
 
 
 def register(solo: Solo, *agents: str, lasts_ms: int = 900_000) -> None:
