@@ -57,12 +57,11 @@ class Chorus:
         """Gitea's word of a Design Brief; again in the same words where it is told to come again, as Gitea does."""
         body = json.dumps(issue(upstream)).encode()
         mac = hmac.new(WEBHOOK_SECRET.encode(), body, hashlib.sha256).hexdigest()
+        url = f"{self.balancer.url}/webhooks/gitea"
         signed = {"X-Gitea-Event": "issues", "X-Gitea-Signature": mac, "Content-Type": "application/json"}
 
         async def taken() -> dict[str, Any] | None:
-            async with aiohttp.request(
-                "POST", f"{self.balancer.url}/webhooks/gitea", data=body, headers=signed
-            ) as reply:
+            async with aiohttp.request("POST", url, data=body, headers=signed) as reply:
                 said: dict[str, Any] = await reply.json()
                 return said if reply.status in (200, 201) else None
 

@@ -8,7 +8,6 @@ told the rest.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import msgspec
@@ -84,25 +83,23 @@ class _Role(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return Profile(name, **members)
 
 
-def load(path: Path) -> Mapping[str, Profile]:
+def read(content: bytes) -> Mapping[str, Profile]:
     """The roles that a file describes, by name, in its order.
 
     Raises:
-        Malformed: unreadable, no YAML, or not of the form; every role that is wrong is named.
+        Malformed: no YAML, or not of the form; every role that is wrong is named.
     """
     try:
-        document = strict_yaml(path.read_text(encoding="utf-8"), "the YAML")
-    except OSError as error:
-        raise Malformed(f"{path}: {error.strerror}") from None
+        document = strict_yaml(content.decode("utf-8"), "the YAML")
     except (UnicodeDecodeError, ChartError) as error:
-        raise Malformed(f"{path}: {error}") from None
+        raise Malformed(str(error)) from None
     if not isinstance(document, dict) or list(document) != ["roles"]:
-        raise Malformed(f"{path}: expected `roles:` at the top, and nothing beside it")
+        raise Malformed("expected `roles:` at the top, and nothing beside it")
     roles = document["roles"]
     if not isinstance(roles, dict) or not 0 < len(roles) <= limits.ROLES_MAX:
-        raise Malformed(f"{path}: roles: expected 1 to {limits.ROLES_MAX} names, each with what it is")
+        raise Malformed(f"roles: expected 1 to {limits.ROLES_MAX} names, each with what it is")
     if faults := list(_faults(roles)):
-        raise Malformed("; ".join(f"{path}: {fault}" for fault in faults))
+        raise Malformed("; ".join(faults))
     return {name: _role(body).called(name) for name, body in roles.items()}
 
 

@@ -17,7 +17,7 @@ from urllib.parse import quote, urlsplit
 import msgspec
 from jwt import PyJWK
 
-from cluster import callers, whoosh
+from cluster import callers, profiles, whoosh
 from cluster.providers import backbeat, bubble, kaching_wire, slurp
 from cluster.providers.beats import AGENT_NAME, CLUSTER_NAME
 from cluster.providers.broker import Access
@@ -286,6 +286,7 @@ class Whoosh(Section, frozen=True):
     origins: tuple[str, ...] = ()
     rate_per_minute: int = 100
     agents: tuple[str, ...] = ()
+    roles: str = ""
     formation_seconds: int = 1_800
     rebroadcast_seconds: int = 30
     agent_seconds: int = 900
@@ -323,6 +324,7 @@ class Whoosh(Section, frozen=True):
             origins=self.origins,
             rate_per_minute=self.rate_per_minute,
             agents=self.agents,
+            profiles=_within("whoosh.roles", profiles.read, read("whoosh.roles", self.roles)) if self.roles else {},
             formation=float(self.formation_seconds),
             rebroadcast=float(self.rebroadcast_seconds),
             agent_life=float(self.agent_seconds),

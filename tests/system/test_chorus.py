@@ -14,7 +14,7 @@ import pytest
 from chaos import chorus
 from chaos.chorus import AGENTS, PROJECT, Chorus
 from chaos.live import LiveCluster, haproxy
-from cluster.profiles import load
+from cluster import profiles
 
 
 @pytest.mark.skipif(not haproxy.is_installed(), reason=haproxy.MISSING)
@@ -39,7 +39,7 @@ async def test_an_issue_becomes_completed_tasks(tmp_path: Path) -> None:
 async def look(played: Chorus) -> None:
     """What is committed: every role one agent, every agent one role, every vote a node's, every task a member's."""
     council = await played.stage.region("Council")
-    core = {name for name, profile in load(chorus.ROLES_FILE).items() if profile.core}
+    core = {name for name, profile in profiles.read(chorus.ROLES_FILE.read_bytes()).items() if profile.core}
     seats = {member["Role"]: member["Principal"] for member in council["Members"]}
     assert core <= seats.keys()
     assert len(set(seats.values())) == len(seats) <= AGENTS
