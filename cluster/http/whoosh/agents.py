@@ -7,7 +7,7 @@ leader (providers/agents.py).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -87,6 +87,8 @@ def _members(agent: Agent) -> Iterator[tuple[str, Any]]:
     return ((name, getattr(agent, name)) for name in agent.__struct_fields__)
 
 
+View = Callable[[Node], Awaitable[dict[str, Any] | None]]
+
 # --- reads ------------------------------------------------------------------------------------------------------------
 
 
@@ -103,7 +105,7 @@ async def get_agents(request: web.Request) -> web.Response:
 
 async def get_bootstrap_peers(request: web.Request) -> web.Response:
     """Where a mesh begins: the agents that told how they are dialled."""
-    return await _told(request, lambda node: {"bootstrap_peers": _peers(node)})
+    return await _told(request, _bootstrap_peers)
 
 
 async def get_topology(request: web.Request) -> web.Response:
@@ -117,12 +119,12 @@ async def get_assignment(request: web.Request) -> web.Response:
     return await _told(request, lambda node: _assignment(node, agent))
 
 
-async def _told(request: web.Request, view: Any) -> web.Response:
+async def _told(request: web.Request, view: View) -> web.Response:
     authorise(request, *reading.READERS)
     missing = await consistent(request)
     if missing is not None:
         return problems.respond(missing)
-    found = view(request.app[NODE])
+    found = await view(request.app[NODE])
     if found is None:
         return problems.refuse(Code.NOT_FOUND, f"there is no agent {request.match_info['agent'][:120]}")
     return problems.ok(found)
@@ -178,17 +180,21 @@ def _peer(known: Known) -> dict[str, Any]:
     }
 
 
-def _seats(node: Node) -> Iterator[tuple[str, str, str]]:
+async def _seats(node: Node) -> list[tuple[str, str, str]]:
     """(project, role, principal) of everybody who is seated."""
-    for project_id in sorted(node.machine.project_ids()):
-        project = reading.find(node, project_id)
-        council = getattr(project.regions, "council", None) if project is not None else None
-        for member in council.members if council is not None else ():
-            yield project_id, member.role, member.principal
+    return [
+        (project_id, member.role, member.principal)
+        async for project_id, regions in reading.projects(node)
+        for member in regions.council.members
+    ]
 
 
-def _topology(node: Node) -> dict[str, Any]:
-    seats = list(_seats(node))
+async def _bootstrap_peers(node: Node) -> dict[str, Any]:
+    return {"bootstrap_peers": _peers(node)}
+
+
+async def _topology(node: Node) -> dict[str, Any]:
+    seats = await _seats(node)
     return {
         "nodes": [_peer(known) for known in _alive(node)],
         "councils": [
@@ -198,7 +204,7 @@ def _topology(node: Node) -> dict[str, Any]:
     }
 
 
-def _assignment(node: Node, agent: str) -> Mapping[str, Any] | None:
+async def _assignment(node: Node, agent: str) -> dict[str, Any] | None:
     known = _fact(node, PREFIX + agent)
     if known is None:
         return None
@@ -214,7 +220,7 @@ def _assignment(node: Node, agent: str) -> Mapping[str, Any] | None:
                 "role_profile": profiles.get(role, Profile(role)).told,
                 "ucxl_address": reading.council_address(at, agent, role),
             }
-            for at, role, who in _seats(node)
+            for at, role, who in await _seats(node)
             if who == known.subject
         ],
         "bootstrap_peers": _peers(node),

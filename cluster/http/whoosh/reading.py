@@ -51,7 +51,7 @@ def find(node: Node, named: str) -> Project | None:
 
 
 async def projects(node: Node) -> AsyncIterator[tuple[str, ProjectRegions]]:
-    """Every project that somebody made, in order; others are served between them."""
+    """Every project that somebody made, in order; others are served meanwhile."""
     for count, name in enumerate(sorted(node.machine.project_ids()), 1):
         if count % PROJECTS_BETWEEN_PAUSES == 0:
             await node.clock.sleep(0)
