@@ -99,8 +99,8 @@ async def get_agents(request: web.Request) -> web.Response:
     if missing is not None:
         return problems.respond(missing)
     node = request.app[NODE]
-    rows, counts = reading.page(request, [_view(node, known) for known in registered(node)])
-    return problems.ok({"agents": rows, **counts})
+    shown, counts = reading.page(request, registered(node))
+    return problems.ok({"agents": [_view(node, known) for known in shown], **counts})
 
 
 async def get_bootstrap_peers(request: web.Request) -> web.Response:

@@ -41,8 +41,8 @@ async def get_projects(request: web.Request) -> web.Response:
     if missing is not None:
         return problems.respond(missing)
     node = request.app[NODE]
-    rows, counts = reading.page(request, [view(node, name, found) async for name, found in reading.projects(node)])
-    return problems.ok({"projects": rows, **counts})
+    shown, counts = reading.page(request, [each async for each in reading.projects(node)])
+    return problems.ok({"projects": [view(node, *each) for each in shown], **counts})
 
 
 async def get_project(request: web.Request) -> web.Response:

@@ -41,14 +41,14 @@ async def get_tasks(request: web.Request) -> web.Response:
     missing = await consistent(request)
     if missing is not None:
         return problems.respond(missing)
-    rows = [
-        row
+    found = [
+        (project_id, regions, name, task)
         async for project_id, regions in reading.projects(request.app[NODE])
         for name, task in sorted(regions.execution.tasks.items())
-        if (row := view(project_id, regions, name, task))["status"] == wanted or not wanted
+        if not wanted or STATUS[task.state] == wanted
     ]
-    shown, counts = reading.page(request, rows)
-    return problems.ok({"tasks": shown, **counts})
+    shown, counts = reading.page(request, found)
+    return problems.ok({"tasks": [view(*row) for row in shown], **counts})
 
 
 async def get_task(request: web.Request) -> web.Response:
