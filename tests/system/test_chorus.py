@@ -7,33 +7,29 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
 from chaos import chorus
 from chaos.chorus import AGENTS, PROJECT, Chorus
-from chaos.live import LiveCluster, haproxy
+from chaos.live import haproxy
 from cluster import profiles
+from tests.system.conftest import Found
 
 
 @pytest.mark.skipif(not haproxy.is_installed(), reason=haproxy.MISSING)
 @pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
 @pytest.mark.timeout(600)
-async def test_an_issue_becomes_completed_tasks(tmp_path: Path) -> None:
-    cluster = LiveCluster.create(tmp_path / "cluster", "--windows", "always_open")
+async def test_an_issue_becomes_completed_tasks(found: Found) -> None:
+    cluster = found("--windows", "always_open")
+    played = await chorus.play(cluster)
     try:
-        played = await chorus.play(cluster)
-        try:
-            await look(played)
-            again = await played.webhook(tmp_path / "cluster" / "upstream")
-            assert again["duplicate"] is True, "the same delivery, a second time"
-            agreed = await cluster.agreed()
-        finally:
-            played.close()
+        await look(played)
+        again = await played.webhook(cluster.directory / "upstream")
+        assert again["duplicate"] is True, "the same delivery, a second time"
+        await cluster.agreed()
     finally:
-        cluster.close()
-    assert agreed.agreement() is not None
+        played.close()
 
 
 async def look(played: Chorus) -> None:
