@@ -34,6 +34,7 @@ _COMMANDS = {
     "worker": "worker",
     "outbox": "outbox",
     "chart": "chart",
+    "shim": "shim",
     "debug": "debug",
 }
 """{command: the module of this package that defines it under the same name}."""

@@ -126,6 +126,7 @@ class Shim:
         self._entropy = entropy or SystemEntropy()
         self._hlc = hlc.ZERO
         self._window, self._window_until = "", 0.0
+        self._asking: asyncio.Task[None] | None = None
 
     # --- as a middleware ----------------------------------------------------------------------------------------------
 
@@ -271,12 +272,19 @@ class Shim:
             return
 
     async def _current_window(self, ask_window: AskWindow) -> str:
-        """The window in force as it was read, empty where that is not known."""
-        now = self._clock.monotonic()
-        if now >= self._window_until:
-            self._window_until = now + WINDOW_SECONDS  # first, so that one asks and the others do not wait for it
-            self._window = await ask_window()
+        """The window in force as it was read, empty where that is not known. One asks for all who wait."""
+        if self._asking is None and self._clock.monotonic() >= self._window_until:
+            self._asking = asyncio.create_task(self._read_window(ask_window))
+        if self._asking is not None:
+            await asyncio.shield(self._asking)
         return self._window
+
+    async def _read_window(self, ask_window: AskWindow) -> None:
+        try:
+            self._window = await ask_window()
+        finally:
+            self._window_until = self._clock.monotonic() + WINDOW_SECONDS
+            self._asking = None
 
 
 def _is_below(url: str, base: str) -> bool:

@@ -1,4 +1,4 @@
-"""What the SDK needs of the world: a clock, chance, and HTTP. The only place in it that imports aiohttp.
+"""What the SDK needs of the world: a clock, chance, and HTTP.
 
 Each is a small protocol with the real thing beside it, so that a simulation can put its own in place and replay a run.
 A transport must tell a request that certainly never left (``NotSent``) from one whose answer is missing (``Lost``):
@@ -11,8 +11,9 @@ import asyncio
 import random
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from io import BytesIO
 from typing import NamedTuple, Protocol
 
 import aiohttp
@@ -148,3 +149,34 @@ class HttpTransport:
             headers = {"Authorization": f"Bearer {self._bearer}"} if self._bearer else None
             self._session = aiohttp.ClientSession(headers=headers, cookie_jar=aiohttp.DummyCookieJar())
         return self._session
+
+
+class Upstream:
+    """One pooled session for somebody who hands requests on. Nothing is added, decoded, followed or kept."""
+
+    _NOT_ADDED = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
+
+    def __init__(self) -> None:
+        """Needs a running loop."""
+        self.session = aiohttp.ClientSession(
+            cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False, skip_auto_headers=self._NOT_ADDED
+        )
+
+    async def open(
+        self, method: str, url: str, headers: Iterable[tuple[str, str]], body: bytes, *, idle: float
+    ) -> aiohttp.ClientResponse:
+        """An answer whose body has yet to be read, which may then be silent for ``idle`` seconds; close it.
+
+        Raises:
+            NotSent, Lost: there is none.
+        """
+        limits = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=idle)
+        data = BytesIO(body) if body else None
+        with told_apart(url):
+            return await self.session.request(
+                method, url, headers=list(headers), data=data, timeout=limits, allow_redirects=False
+            )
+
+    async def close(self) -> None:
+        """Release the connections."""
+        await self.session.close()

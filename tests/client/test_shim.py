@@ -394,6 +394,12 @@ async def test_the_window_is_read_once_in_a_while(
         assert server.windows[-1] == "W-2"
 
 
+async def test_one_asks_for_all_who_begin_at_once(server: Server, session: aiohttp.ClientSession) -> None:
+    answers = await asyncio.gather(*(session.post(CLAIM, json={}) for _ in range(8)))
+    assert {answer.status for answer in answers} == {200}
+    assert server.looks == 1 and server.windows == ["W-1"] * 8
+
+
 async def test_where_no_window_is_known_none_is_named(server: Server, session: aiohttp.ClientSession) -> None:
     server.window = None
     async with session.post(CLAIM, json={}):
