@@ -56,7 +56,7 @@ _PHRASES = {
     Code.INTERNAL: "internal error",
     Code.NOT_FOUND: "not found",
     Code.NOT_IMPLEMENTED: "not implemented",
-    Code.UNSIGNED: "signature required",
+    Code.UNSIGNED: "signature or token required",
     Code.UNKNOWN_SIGNER: "signer not known",
     Code.BAD_SIGNATURE: "signature does not verify",
     Code.NOT_AUTHORISED: "not authorised",
@@ -195,6 +195,14 @@ def refuse(code: Code, *reasons: str, **extra: Any) -> web.Response:
     return _json(STATUS[code], body, _headers(Refused(code, reasons)))
 
 
+def denied(refused: Refused, do: str, challenge: str) -> web.Response:
+    """A caller whom no token or shared secret proves to be somebody who may. `do` is what to do about it."""
+    response = refuse(refused.code, *refused.reasons, help=do)
+    if response.status == HTTPStatus.UNAUTHORIZED:
+        response.headers["WWW-Authenticate"] = challenge
+    return response
+
+
 def internal() -> web.Response:
     """A handler failed: a bug. Whether a proposal went in before it did is not known here."""
     reason = "the handler failed; its log has the trace"
@@ -233,6 +241,17 @@ def probe(holds: bool, reason: str) -> web.Response:
 def options(*methods: str) -> web.Response:
     """What may be asked here."""
     return web.Response(status=HTTPStatus.OK, headers={"Allow": ", ".join(methods)})
+
+
+def preflight(methods: frozenset[str], headers: str) -> web.Response:
+    """What a page of another origin may ask for here, and which headers it may send; good for ten minutes."""
+    said = {"Access-Control-Allow-Methods": ", ".join(sorted(methods)), "Access-Control-Allow-Headers": headers}
+    return web.Response(status=HTTPStatus.NO_CONTENT, headers={**said, "Access-Control-Max-Age": "600"})
+
+
+def methods_of(error: BaseException | None) -> frozenset[str]:
+    """The methods that are served where the router refused one; none where it found nothing at all."""
+    return frozenset(error.allowed_methods) if isinstance(error, web.HTTPMethodNotAllowed) else frozenset()
 
 
 def routing(error: web.HTTPException, path: str) -> web.Response:
