@@ -44,6 +44,8 @@ SHARED_SECRET_ALGORITHM = "HS256"
 SHARED_SECRET_BYTES_MIN = 32
 _PRIVATE_MEMBERS = frozenset({"d", "k", "p", "q", "dp", "dq", "qi"})
 _ROLES_OF_WHOOSH = {**{role: role for role in ROLES}, "team_lead": "developer"}
+JwtKey = PyJWK
+"""A key and the one algorithm it is for."""
 _SIGNATURES = PyJWS(options={"enforce_minimum_key_length": True})
 
 
@@ -62,7 +64,7 @@ class Caller(NamedTuple):
 class Provider(NamedTuple):
     """Whose JWTs are believed: signed with one of ``keys``, by ``issuer`` and for ``audience`` where they are set."""
 
-    keys: tuple[PyJWK, ...] = ()
+    keys: tuple[JwtKey, ...] = ()
     issuer: str = ""
     audience: str = ""
 
@@ -249,7 +251,7 @@ class _KeySet(msgspec.Struct, frozen=True):
     keys: list[dict[str, Any]]
 
 
-def key_set(data: bytes) -> tuple[PyJWK, ...]:
+def key_set(data: bytes) -> tuple[JwtKey, ...]:
     """The public keys of a JSON Web Key Set (RFC 7517). Keys that are not for signatures are left out.
 
     Raises:
@@ -270,7 +272,7 @@ def key_set(data: bytes) -> tuple[PyJWK, ...]:
     return tuple(found)
 
 
-def _public_key(number: int, members: dict[str, Any]) -> PyJWK:
+def _public_key(number: int, members: dict[str, Any]) -> JwtKey:
     wanted = f"key {number} is not for {', '.join(PUBLIC_KEY_ALGORITHMS)}"
     if members.get("alg", PUBLIC_KEY_ALGORITHMS[0]) not in PUBLIC_KEY_ALGORITHMS:
         raise Malformed(wanted)
@@ -286,7 +288,7 @@ def _public_key(number: int, members: dict[str, Any]) -> PyJWK:
     return key
 
 
-def shared_secret(secret: str) -> PyJWK:
+def shared_secret(secret: str) -> JwtKey:
     """The key that a secret is which this node and an identity provider share.
 
     Raises:

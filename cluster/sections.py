@@ -15,7 +15,6 @@ from typing import ClassVar, NamedTuple, TypeVar
 from urllib.parse import quote, urlsplit
 
 import msgspec
-from jwt import PyJWK
 
 from cluster import callers, profiles, whoosh
 from cluster.providers import backbeat, bubble, kaching_wire, slurp
@@ -330,8 +329,8 @@ class Whoosh(Section, frozen=True):
             agent_life=float(self.agent_seconds),
         )
 
-    def _keys(self, secret: Opener, read: Reader) -> tuple[PyJWK, ...]:
-        keys: tuple[PyJWK, ...] = ()
+    def _keys(self, secret: Opener, read: Reader) -> tuple[callers.JwtKey, ...]:
+        keys: tuple[callers.JwtKey, ...] = ()
         if self.jwks:
             keys += _within("whoosh.jwks", callers.key_set, read("whoosh.jwks", self.jwks))
         if self.jwt_secret:

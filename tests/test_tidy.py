@@ -208,6 +208,12 @@ PLACES = (
         advice="take a Vault",
     ),
     Place(
+        thing="JWT",
+        names=r"jwt\.(?:Py\w+|decode\w*|algorithms|exceptions|api_\w+)",
+        homes=("cluster/callers.py",),
+        advice="ask callers.who, which judges times by the clock it is handed",
+    ),
+    Place(
         thing="outbound HTTP",
         names=r"aiohttp\.(?:ClientSession|request)|urllib\.request|http\.client",
         homes=("cluster/egress.py", "swoosh/client/"),

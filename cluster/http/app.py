@@ -15,10 +15,22 @@ from aiohttp import web
 
 from cluster import faults
 from cluster.faults import ExitCode
-from cluster.http import admin, health, hmmm, outboxes, problems, records, state, transition, watch, whoosh, windows
-from cluster.http.access import Denied
+from cluster.http import (
+    access,
+    admin,
+    health,
+    hmmm,
+    outboxes,
+    problems,
+    records,
+    state,
+    transition,
+    watch,
+    whoosh,
+    windows,
+)
 from cluster.http.listener import doorman_of
-from cluster.http.rate import METERS, MINUTE_SECONDS, Buckets, Meters, Throttled, charge
+from cluster.http.rate import METERS, MINUTE_SECONDS, Buckets, Meters, Throttled, charge, client_address
 from cluster.http.request import LIMITS, METRICS, NODE, PROJECT, Limits, head_of
 from cluster.node import Node
 from cluster.telemetry import logs
@@ -32,7 +44,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 PROBES = ("/health/live", "/health/ready", "/leader", "/follower")
 SERVED_COLD = frozenset({"/health", "/health/live", "/metrics"})
 OPEN_TO_ALL = frozenset({"/health", "/metrics", *PROBES})
-"""Asked for no token, so that monitors and load balancers need none."""
+"""Asked for no token, so that monitors and load balancers need none. WHOOSH's routes ask for their own."""
 
 OPENAPI = files("cluster.http").joinpath("openapi.json")
 
@@ -42,7 +54,7 @@ _log = structlog.get_logger(__name__)
 def public_app(node: Node, metrics: Metrics, limits: Limits | None = None) -> web.Application:
     """Everything of the public address. Each node serves all of it."""
     limits = limits or Limits()
-    app = web.Application(middlewares=[_attended, _told, _answered, _admitted])
+    app = web.Application(middlewares=[_attended, _told, _answered, access.cross_origin, _admitted])
     app[NODE], app[LIMITS], app[METRICS] = node, limits, metrics
     config, clock = node.config, node.clock
     app[METERS] = Meters(
@@ -54,7 +66,7 @@ def public_app(node: Node, metrics: Metrics, limits: Limits | None = None) -> we
     node.on_applied += [watchers.see, metrics.on_applied, logs.transitions]
     metrics.observe(lambda: health.gauges(node, watchers=watchers.count))
     app.on_shutdown.append(watchers.stop)
-    app.on_response_prepare.append(_signed_by)
+    app.on_response_prepare.extend((_signed_by, access.dress))
     app.router.add_routes(
         [
             web.post("/transition", transition.post_transition),
@@ -120,10 +132,13 @@ async def _attended(request: web.Request, handler: Handler) -> web.StreamRespons
 
 @web.middleware
 async def _told(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """What a caller of WHOOSH is refused is one line of the log: he proved no key, so it is no rejection on record."""
+    """What a caller of WHOOSH is refused is one line of the log: who proves no key has no rejections on record. Who is
+    told to wait is not listed, or he could fill it."""
     response = await handler(request)
-    if response.status >= 400 and request.path.startswith(whoosh.PREFIXES):
-        _log.info("refused", method=request.method, path=_path(request), **problems.told(response))
+    said = problems.told(response)
+    if said and access.is_of_whoosh(request.path):
+        where = {"method": request.method, "path": _path(request), "address": client_address(request)}
+        _log.info("refused", **said, **where)
     return response
 
 
@@ -135,9 +150,9 @@ async def _answered(request: web.Request, handler: Handler) -> web.StreamRespons
     except Malformed as error:
         refused = Refused(error.code, (error.reason,), request.get(PROJECT, ""))
         return problems.respond(transition.with_head(request.app[NODE], refused))
+    except access.Denied as error:
+        return error.response()
     except Throttled as error:
-        return problems.respond(error.answer)
-    except Denied as error:
         return problems.respond(error.answer)
     except problems.RoutingError as error:
         return problems.routing(error, _path(request))
@@ -160,18 +175,21 @@ async def _admitted(request: web.Request, handler: Handler) -> web.StreamRespons
     node = request.app[NODE]
     if not node.caught_up and request.path not in SERVED_COLD:
         return problems.probe(False, node.ready or "cold") if request.path in PROBES else problems.cold(node.missing)
-    if request.method in ("GET", "HEAD") and request.path not in OPEN_TO_ALL and not _has_token(request):
+    if request.method in ("GET", "HEAD") and not _may_read(request):
         return problems.refuse(Code.UNSIGNED, "reads on this address need Authorization: Bearer and a read token")
     if request.method == "POST":
         charge(request, 1)
     return await handler(request)
 
 
-def _has_token(request: web.Request) -> bool:
+def _may_read(request: web.Request) -> bool:
+    """Whether what is read is open to all, asks by itself, or the request shows a token that opens reads."""
     tokens = request.app[NODE].config.read_tokens
+    if not tokens or request.path in OPEN_TO_ALL or access.is_of_whoosh(request.path):
+        return True
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-    offered = token.strip().encode() if scheme.lower() == "bearer" else b""
-    return not tokens or any(hmac.compare_digest(offered, known.encode()) for known in tokens)
+    offered = token.strip().encode(errors="replace") if scheme.lower() == "bearer" else b""
+    return any(hmac.compare_digest(offered, known.encode()) for known in tokens) or access.holds_token(request)
 
 
 async def _signed_by(request: web.Request, response: web.StreamResponse) -> None:

@@ -56,7 +56,7 @@ _PHRASES = {
     Code.INTERNAL: "internal error",
     Code.NOT_FOUND: "not found",
     Code.NOT_IMPLEMENTED: "not implemented",
-    Code.UNSIGNED: "signature required",
+    Code.UNSIGNED: "signature or token required",
     Code.UNKNOWN_SIGNER: "signer not known",
     Code.BAD_SIGNATURE: "signature does not verify",
     Code.NOT_AUTHORISED: "not authorised",
@@ -229,16 +229,26 @@ def refuse(code: Code, *reasons: str, **extra: Any) -> web.Response:
 
 
 def told(response: web.StreamResponse) -> dict[str, Any]:
-    """What a refusal said, for the log."""
+    """What a refusal said, for the log; nothing where it is none, or only asks to come later."""
     body = response.body if isinstance(response, web.Response) else None
-    said = msgspec.json.decode(body) if isinstance(body, bytes) else {}
-    return {"status": response.status, "code": said.get("code"), "error": said.get("error")}
+    if response.status < HTTPStatus.BAD_REQUEST or not isinstance(body, bytes):
+        return {}
+    said = msgspec.json.decode(body)
+    return {} if said["retryable"] else {"status": response.status, "code": said["code"], "reason": said["error"]}
 
 
 def unserved(error: str, reason: str, contact: str) -> web.Response:
     """What WHOOSH served and SWOOSH does not, in the error body of v1.0.0; `contact` says what serves instead."""
     body = _refused(Refused(Code.NOT_IMPLEMENTED, (reason,), ""))
     return _json(HTTPStatus.NOT_IMPLEMENTED, {**body, "error": error, "reason": reason, "contact": f"use {contact}"})
+
+
+def denied(refused: Refused, do: str, challenge: str) -> web.Response:
+    """A caller whom no token or shared secret proves to be somebody who may. `do` is what to do about it."""
+    response = refuse(refused.code, *refused.reasons, help=do)
+    if response.status == HTTPStatus.UNAUTHORIZED:
+        response.headers["WWW-Authenticate"] = challenge
+    return response
 
 
 def internal() -> web.Response:
@@ -279,6 +289,17 @@ def probe(holds: bool, reason: str) -> web.Response:
 def options(*methods: str) -> web.Response:
     """What may be asked here."""
     return web.Response(status=HTTPStatus.OK, headers={"Allow": ", ".join(methods)})
+
+
+def preflight(methods: frozenset[str], headers: str) -> web.Response:
+    """What a page of another origin may ask for here, and which headers it may send; good for ten minutes."""
+    said = {"Access-Control-Allow-Methods": ", ".join(sorted(methods)), "Access-Control-Allow-Headers": headers}
+    return web.Response(status=HTTPStatus.NO_CONTENT, headers={**said, "Access-Control-Max-Age": "600"})
+
+
+def methods_of(error: BaseException | None) -> frozenset[str]:
+    """The methods that are served where the router refused one; none where it found nothing at all."""
+    return frozenset(error.allowed_methods) if isinstance(error, web.HTTPMethodNotAllowed) else frozenset()
 
 
 def routing(error: web.HTTPException, path: str) -> web.Response:

@@ -11,10 +11,12 @@ import tomllib
 from pathlib import Path
 
 import click
+import msgspec
 import pytest
 
 from chaos.solo import Solo, the_chart
 from chaos.steer import drive
+from cluster import callers, sections
 from cluster.cli import main
 from cluster.shhh import policy
 from swoosh import canonical, state
@@ -48,6 +50,26 @@ def test_the_policy_of_the_page_is_one_once_it_is_mended() -> None:
     assert (found.verdicts["acme-key"], found.verdicts["bearer-token"]) == ("quarantine", "redact")
 
 
+def test_the_settings_of_the_page_about_callers_are_settings_and_can_be_meant() -> None:
+    text = (PAGES / "let-whoosh-callers-in.md").read_text(encoding="utf-8")
+    written = [tomllib.loads(each).get("whoosh", {}) for each in re.findall(r"```toml\n(.*?)```", text, re.DOTALL)]
+    section = msgspec.convert({key: value for each in written for key, value in each.items()}, sections.Whoosh)
+    assert list(section.faults()) == [] and section.tokens and section.jwks and section.gitea_secret
+    listed = set(
+        re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`.*?) \|", text.split("## All keys")[1], re.MULTILINE)))
+    )
+    assert listed <= {field.name for field in msgspec.structs.fields(sections.Whoosh)}
+    assert {key for each in written for key in each} < listed
+
+
+def test_the_tokens_of_the_page_are_tokens() -> None:
+    text = (PAGES / "let-whoosh-callers-in.md").read_text(encoding="utf-8")
+    lines = re.findall(r'^echo "(.*)" >> whoosh-tokens$', text, re.MULTILINE)
+    random = iter("abcd")
+    found = callers.service_tokens("\n".join(re.sub(r"\$\(.*?\)", lambda _: next(random) * 32, line) for line in lines))
+    assert [(each.name, each.agent) for each in found.values()][2:] == [("swarm", ""), ("chorus-7", "chorus-7")]
+
+
 def commands(page: str) -> list[list[str]]:
     """Every `swoosh` command of a page's shell blocks, as words."""
     blocks = re.findall(r"```sh\n(.*?)```", (PAGES / page).read_text(encoding="utf-8"), re.DOTALL)
@@ -55,7 +77,9 @@ def commands(page: str) -> list[list[str]]:
     return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("swoosh ")]
 
 
-@pytest.mark.parametrize("words", commands("run-the-workers.md"), ids=" ".join)
+@pytest.mark.parametrize(
+    "words", [*commands("run-the-workers.md"), *commands("let-whoosh-callers-in.md")], ids=" ".join
+)
 def test_the_commands_of_a_page_exist_with_their_options(words: list[str]) -> None:
     command: click.Command = main
     while isinstance(command, click.Group):

@@ -3,12 +3,13 @@
 import io
 import json
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp import web
 from openapi_schema_validator import OAS31Validator
 
 from cluster.http.app import public_app
@@ -117,13 +118,15 @@ def desk() -> Desk:
 
 @pytest.fixture
 async def serve() -> AsyncIterator[Serve]:
-    """Put a desk behind a listener on a free port."""
+    """Put a desk behind a listener on a free port, with more routes where a test needs them."""
     listeners: list[Listener] = []
     sessions: list[aiohttp.ClientSession] = []
 
-    async def start(desk: Desk, limits: Limits | None = None) -> Caller:
+    async def start(desk: Desk, limits: Limits | None = None, routes: Iterable[web.RouteDef] = ()) -> Caller:
         limits = limits or Limits()
-        listener = Listener(public_app(desk, Metrics(CHART), limits), desk.clock, limits)  # type: ignore[arg-type]
+        app = public_app(desk, Metrics(CHART), limits)  # type: ignore[arg-type]
+        app.router.add_routes(routes)
+        listener = Listener(app, desk.clock, limits)
         await listener.start("127.0.0.1", 0)
         listeners.append(listener)
         sessions.append(aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=20)))

@@ -13,9 +13,6 @@ from cluster.http import health
 from cluster.http.access import authorise
 from cluster.http.whoosh import agents, councils, gitea, projects, tasks, teams, unserved
 
-PREFIXES = ("/api/v1/", "/webhooks/", "/command", "/admin/health/details")
-"""Under which everything is WHOOSH's."""
-
 
 def routes() -> list[web.RouteDef]:
     """Everything that is served of WHOOSH's surface."""
