@@ -135,8 +135,8 @@ async def _told(request: web.Request, handler: Handler) -> web.StreamResponse:
     """What a caller of WHOOSH is refused is one line of the log: who proves no key has no rejections on record. Who is
     told to wait is not listed, or he could fill it."""
     response = await handler(request)
-    said = problems.told(response)
-    if said and access.is_of_whoosh(request.path):
+    said = problems.told(response) if access.is_of_whoosh(request.path) else {}
+    if said:
         where = {"method": request.method, "path": _path(request), "address": client_address(request)}
         _log.info("refused", **said, **where)
     return response
