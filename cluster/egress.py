@@ -163,9 +163,10 @@ class Gatekeeper:
     """What decides whether something may leave: the list of addresses, the license, the breakers."""
 
     def __init__(self, clock: Clock, allowed: Collection[str], agents: Collection[str] = ()) -> None:
-        """``allowed`` are ``host:port``; ``agents`` are patterns of it (``*``, ``?``, ``[a-z]``), for agents alone."""
+        """``allowed`` are ``host:port``; ``agents`` are patterns of it with ``*`` and ``?``, for agents alone."""
         self._clock, self._allowed = clock, frozenset(address.lower() for address in allowed)
-        self._agents = tuple(pattern.lower() for pattern in agents)
+        # Brackets are those of an IPv6 address here.
+        self._agents = tuple(pattern.lower().replace("[", "[[]") for pattern in agents)
         self._breakers: dict[tuple[str, str], Breaker] = {}
         self.closed: Callable[[str | None], str | None] = lambda project: "the state is not known yet"
         """Why nothing may leave for a project, or for the node (`LicenseGate.closed`)."""

@@ -216,7 +216,7 @@ PLACES = (
     Place(
         thing="outbound HTTP",
         names=r"aiohttp\.(?:ClientSession|request)|urllib\.request|http\.client",
-        homes=("cluster/egress.py", "swoosh/client/"),
+        homes=("cluster/egress.py", "swoosh/client/", "cluster/standins/agent.py"),  # a stand-in is a caller, no node
         advice="go through cluster/egress.py, which knows whether the license allows it",
     ),
     Place(

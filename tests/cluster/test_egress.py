@@ -117,12 +117,14 @@ def test_an_address_has_one_spelling(url: str, address: str) -> None:
         ("10.0.0.7:8000", True),
         ("10.0.0.70:8000", False),
         ("kaching.test:443", False),
-        ("[::1]:8000", False),
+        ("[fd00::7]:9000", True),
+        ("[fd01::7]:9000", False),
+        ("f:9000", False),
     ],
 )
 def test_agents_are_reached_where_a_pattern_lets_them_be_and_nobody_else_is(address: str, listed: bool) -> None:
     """They say themselves where they are: what the list names for others is not theirs."""
-    keeper = Gatekeeper(ManualClock(), ["kaching.test:443"], ["*.AGENTS.test:9000", "10.0.0.?:8000"])
+    keeper = Gatekeeper(ManualClock(), ["kaching.test:443"], ["*.AGENTS.test:9000", "10.0.0.?:8000", "[FD00::*]:9000"])
     keeper.closed = lambda project: None
     if listed:
         keeper.permit("agents", f"http://{address}/health")

@@ -24,6 +24,7 @@ from cluster.http.access import Denied, authorise
 from cluster.http.request import NODE, PROJECT, deadline, read_body
 from cluster.http.whoosh import lenient
 from cluster.node import Node
+from cluster.whoosh import PREFIX
 from swoosh import hlc, limits, state, windows
 from swoosh.errors import Malformed
 from swoosh.hashing import digest_hex
@@ -32,8 +33,6 @@ from swoosh.outcome import Accepted, Code, Refused
 from swoosh.state import Project, ProjectRegions
 
 TRIES = 8
-PREFIX = "whoosh:"
-"""Begins the principal of everybody the nodes speak for."""
 _KEY = "legacy:"
 _KEY_HEADERS = ("X-Swoosh-Idem-Key", "Idempotency-Key", "idem_key")
 _HLC_HEADERS = ("X-Swoosh-HLC", "hlc")

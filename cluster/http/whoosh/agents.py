@@ -17,9 +17,10 @@ from cluster.http import gate, problems, transition
 from cluster.http.access import authorise
 from cluster.http.request import NODE, consistent, deadline
 from cluster.http.whoosh import adapter, lenient, reading
-from cluster.http.whoosh.adapter import PREFIX, Call
+from cluster.http.whoosh.adapter import Call
 from cluster.node import Node
 from cluster.profiles import Profile
+from cluster.whoosh import PREFIX
 from swoosh import facts, limits
 from swoosh.facts import Agent, Known
 from swoosh.hlc import time_text

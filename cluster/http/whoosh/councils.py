@@ -221,11 +221,7 @@ def _role(held: Council, profiles: Mapping[str, Profile], name: str, *, required
     profile, holder = profiles.get(name, Profile(name)), _holder(held, name)
     seated = any(member.role == name for member in held.members)
     return {
-        "role_name": name,
-        "agent_name": profile.told["display_name"],
-        "required": required,
-        "required_skills": list(profile.capabilities),
-        "description": profile.description,
+        **profile.offered(required=required),
         "status": "seated" if seated else "claimed" if holder else "open",
         "agent_id": reading.agent(holder) or None,
     }

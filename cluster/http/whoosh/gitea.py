@@ -17,9 +17,10 @@ from cluster.http import problems
 from cluster.http.access import verify_gitea
 from cluster.http.request import NODE, read_body
 from cluster.http.whoosh import adapter, councils, lenient, projects, tasks
-from cluster.http.whoosh.adapter import PREFIX, Call
+from cluster.http.whoosh.adapter import Call
 from cluster.http.whoosh.councils import Opportunity
 from cluster.node import Node
+from cluster.whoosh import PREFIX
 from swoosh import limits
 from swoosh.errors import Malformed
 

@@ -11,8 +11,8 @@ from cluster.http import problems
 from cluster.http.access import authorise
 from cluster.http.request import NODE, PROJECT, consistent, number
 from cluster.http.whoosh import lenient
-from cluster.http.whoosh.adapter import PREFIX
 from cluster.node import Node
+from cluster.whoosh import PREFIX
 from swoosh.addresses import COMPONENT
 from swoosh.errors import Malformed
 from swoosh.outcome import Code
