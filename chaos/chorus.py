@@ -11,6 +11,7 @@ import hashlib
 import hmac
 import json
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ import aiohttp
 from chaos.demo import Play, open_stage, repository, send_workers
 from chaos.live import LiveCluster, Trouble
 from chaos.live.haproxy import Haproxy
+from cluster import profiles
+from cluster.profiles import Profile
 
 PROJECT = "chorus.survey-12"
 AGENTS = 34
@@ -43,8 +46,9 @@ class Chorus:
             let_in(self.stage.cluster, node)
         await open_stage(self.stage)
         self.balancer.start()
-        there = ("--whoosh", self.balancer.url, "--token", FLEET, "--count", str(AGENTS))
-        self.stage.start("agents", "cluster.standins.agent", *there)
+        there = ("--whoosh", self.balancer.url, "--token", FLEET, "--count", str(AGENTS), "--listen", "127.0.0.1:0")
+        able = (("--capabilities", ",".join(each.capabilities)) for each in roles().values())
+        self.stage.start("agents", "cluster.standins.agent", *there, *chain.from_iterable(able))
         send_workers(self.stage)
 
         async def registered() -> bool | None:
@@ -136,6 +140,11 @@ def let_in(cluster: LiveCluster, node: str) -> None:
     lines = ["[whoosh]", *(f"{name} = {json.dumps(value)}" for name, value in settings.items())]
     with (home / "swoosh.toml").open("a") as file:
         file.write("\n".join(lines) + "\n")
+
+
+def roles() -> Mapping[str, Profile]:
+    """The roles of a council here."""
+    return profiles.read(ROLES_FILE.read_bytes())
 
 
 def issue(upstream: Path) -> dict[str, Any]:

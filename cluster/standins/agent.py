@@ -417,3 +417,7 @@ def _address(text: str, *, reachable: bool) -> tuple[str, int]:
     if reachable and bare in ("0.0.0.0", "::"):
         raise click.BadParameter(f"{bare} is nowhere to be reached; say where with --advertise", param_hint="--listen")
     return bare, int(port)
+
+
+if __name__ == "__main__":
+    main()

@@ -13,7 +13,6 @@ import pytest
 from chaos import chorus
 from chaos.chorus import AGENTS, PROJECT, Chorus
 from chaos.live import haproxy
-from cluster import profiles
 from tests.system.conftest import Found
 
 
@@ -35,7 +34,7 @@ async def test_an_issue_becomes_completed_tasks(found: Found) -> None:
 async def look(played: Chorus) -> None:
     """What is committed: every role one agent, every agent one role, every vote a node's, every task a member's."""
     council = await played.stage.region("Council")
-    core = {name for name, profile in profiles.read(chorus.ROLES_FILE.read_bytes()).items() if profile.core}
+    core = {name for name, profile in chorus.roles().items() if profile.core}
     seats = {member["Role"]: member["Principal"] for member in council["Members"]}
     assert core <= seats.keys()
     assert len(set(seats.values())) == len(seats) <= AGENTS
