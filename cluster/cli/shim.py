@@ -35,7 +35,7 @@ def shim(listen: str, endpoints: tuple[str, ...], timeout: float) -> None:
     from swoosh.client.retry import Policy
 
     host, _, port = listen.rpartition(":")
-    if not port.isdecimal() or int(port) > 65_535:
+    if ":" not in listen or not port.isdecimal() or int(port) > 65_535:
         raise click.BadParameter(f"--listen {listen}: expected HOST:PORT")
     for endpoint in endpoints:
         parts = urlsplit(endpoint)

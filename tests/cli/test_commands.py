@@ -60,9 +60,25 @@ def test_every_command_explains_itself() -> None:
         "hmmm",
         "leader",
         "outbox",
+        "shim",
     ):
         assert f"\n  {name} " in listing.output
         assert swoosh(name, "--help").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("--listen", "8090"), "expected HOST:PORT"),
+        (("--listen", "127.0.0.1:http"), "expected HOST:PORT"),
+        (("--endpoint", "node-1:8101"), "expected http://HOST:PORT"),
+        (("--endpoint", "http://node-1:8101/?a=b"), "expected http://HOST:PORT"),
+        (("--timeout", "1"), "x>=2.0"),
+    ],
+)
+def test_a_shim_that_could_not_serve_is_not_started(arguments: tuple[str, ...], complaint: str) -> None:
+    done = swoosh("shim", *arguments)
+    assert done.exit_code == 2 and complaint in done.output
 
 
 def test_a_cluster_says_who_is_in_it_and_where(made: Path) -> None:

@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 import pytest
 
 from chaos.live.cluster import free_base_port, is_free
-from chaos.live.network import PREFIX, sweep
 from cluster.cli.init import PEER_PORT_OFFSET
+from tests.system.loopback import own_loopback
 
 pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 
@@ -99,24 +99,10 @@ class Desk:
 
 @pytest.fixture
 def desk(tmp_path: Path) -> Iterator[Desk]:
-    space = f"{PREFIX}-{os.getpid()}-guide"
-    made = _network(space)
-    found = Desk(tmp_path, ["nsenter", f"--net=/run/netns/{space}", "--"] if made else [], PORT if made else _free())
-    yield found
-    found.end(signal.SIGKILL)
-    if made:
-        subprocess.run(["ip", "netns", "del", space], check=True)
-
-
-def _network(space: str) -> bool:
-    """A network with nothing on it but loopback, where this machine offers one."""
-    if os.geteuid() or not shutil.which("ip") or not shutil.which("nsenter"):
-        return False
-    sweep()
-    if subprocess.run(["ip", "netns", "add", space], capture_output=True, check=False).returncode:
-        return False
-    subprocess.run(["ip", "-n", space, "link", "set", "lo", "up"], check=True)
-    return True
+    with own_loopback("guide") as network:
+        found = Desk(tmp_path, network or [], PORT if network else _free())
+        yield found
+        found.end(signal.SIGKILL)
 
 
 def _free() -> int:
