@@ -150,9 +150,9 @@ def the_three_lines(desk: Desk) -> None:
     assert first.status == 200 and first.body["success"] is True and first.body["quarantined"] is False
     assert first.body["duplicate"] is False
     assert first.body["state_hash"] != before.body["state_hash"]
-    assert desk.ask(health).body["licensed"] is True
-    after = desk.ask(state)
+    after = desk.ask(state)  # linearizable: this node has applied it by then, so that /health, which is local, says so
     assert after.body["state_hash"] == first.body["state_hash"]
+    assert desk.ask(health).body["licensed"] is True
 
     again = desk.ask(submit)
     assert again.status == 200 and again.body["success"] is True and again.body["duplicate"] is True
