@@ -51,6 +51,8 @@ _CLOCK_OFFSET_FILE = PREFIX + "CLOCK_OFFSET_FILE"
 _ALIASES = {"SWOOSH_LISTEN_ADDR": "http.listen", "SWOOSH_WAL_DIR": "data", "SWOOSH_SNAPSHOT_DIR": "snapshots"}
 _IGNORED_PREFIX = "SWOOSH_DATABASE_DB_"
 _NOT_OURS = frozenset({_FAILPOINT, "SWOOSH_ENDPOINTS"})
+_CREDENTIALS = "CREDENTIALS_DIRECTORY"
+"""Where systemd puts what `LoadCredential` names."""
 
 TLS_KEY = "node.key.age"
 """The sealed key to a node's certificate, beside it."""
@@ -279,7 +281,8 @@ def load(path: Path, environment: Mapping[str, str] | None = None) -> Config:
     Raises:
         Misconfigured: unreadable, not TOML, unknown keys, wrong values, contradictions.
     """
-    variables = {name: value for name, value in _variables(environment).items() if name.startswith(PREFIX)}
+    everything = _variables(environment)
+    variables = {name: value for name, value in everything.items() if name.startswith(PREFIX)}
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -292,7 +295,7 @@ def load(path: Path, environment: Mapping[str, str] | None = None) -> Config:
         file = msgspec.convert(document, _File)
     except msgspec.ValidationError as error:
         raise Misconfigured(f"{path}: {error}") from None
-    return _resolve(file, path.absolute().parent, notices)
+    return _resolve(file, path.absolute().parent, notices, everything.get(_CREDENTIALS, ""))
 
 
 def policy(path: Path) -> Policy:
@@ -434,18 +437,19 @@ def _is_section(kind: Any) -> bool:
 # --- values -----------------------------------------------------------------------------------------------------------
 
 
-def _resolve(file: _File, folder: Path, notices: tuple[str, ...]) -> Config:
+def _resolve(file: _File, folder: Path, notices: tuple[str, ...], credentials: str) -> Config:
     wrong = list(_contradictions(file))
     if wrong:
         raise Misconfigured("\n".join(wrong))
-    data, vault = folder / file.data, Vault(folder / file.identity)
+    data, identity = folder / file.data, folder / file.identity
+    vault = Vault(identity, handed_over=bool(credentials) and identity.parent == Path(credentials))
     secret = partial(_secret, vault, folder)
     return Config(
         node_id=file.node,
         cluster_id=file.cluster_id,
-        http=_address(file.http.listen),
-        peer=_address(file.peer.listen),
-        members={name: _address(text) for name, text in file.members.items()},
+        http=address(file.http.listen),
+        peer=address(file.peer.listen),
+        members={name: address(text) for name, text in file.members.items()},
         genesis_path=folder / file.genesis,
         license_path=folder / file.license,
         key_path=folder / file.key,
@@ -488,8 +492,11 @@ def _resolve(file: _File, folder: Path, notices: tuple[str, ...]) -> Config:
 def _contradictions(file: _File) -> Iterator[str]:
     if file.node not in file.members:
         yield f"members: {file.node}, this node, is missing"
-    for name, text in {"http.listen": file.http.listen, "peer.listen": file.peer.listen, **file.members}.items():
-        if _address_fault(text):
+    for name, text in {"http.listen": file.http.listen, "peer.listen": file.peer.listen}.items():
+        if not is_address("*" + text if text.startswith(":") else text):
+            yield f"{name}: expected host:port, or :port for every interface, got {text[:80]!r}"
+    for name, text in file.members.items():
+        if not is_address(text):
             yield f"{name}: expected host:port, got {text[:80]!r}"
     times = file.raft
     if not 0 < 2 * times.heartbeat_ms <= times.election_min_ms < times.election_max_ms:
@@ -507,7 +514,7 @@ def _contradictions(file: _File) -> Iterator[str]:
     if file.projects_per_signer < 0:
         yield "projects_per_signer is not negative; 0 refuses nobody"
     for text in file.outbound.allow:
-        if _address_fault(text):
+        if not is_address(text):
             yield f"outbound.allow: expected host:port, got {text[:80]!r}"
     for section in (file.environment, file.kaching, file.backbeat, file.mcp, file.bubble, file.slurp):
         yield from section.faults()
@@ -522,14 +529,16 @@ def _secret(vault: Vault, folder: Path, key: str, name: str) -> Secret:
         raise Misconfigured(f"{key}: {error}") from None
 
 
-def _address(text: str) -> Address:
+def address(text: str) -> Address:
+    """What ``host:port`` spells, once ``is_address`` said that it does; no host is every interface."""
     host, _, port = text.rpartition(":")
     return host.strip("[]"), int(port)
 
 
-def _address_fault(text: str) -> bool:
+def is_address(text: str) -> bool:
+    """Whether this is ``host:port``."""
     host, _, port = text.rpartition(":")
-    return not host or not (port.isascii() and port.isdecimal() and int(port) < 65_536)
+    return bool(host) and port.isascii() and port.isdecimal() and int(port) < 65_536
 
 
 def spell(address: Address) -> str:

@@ -7,13 +7,15 @@ from typing import Any, cast
 
 import pytest
 
-from cluster import config, faults, outside, sections
+from cluster import config, faults, outside, sections, vault
+from cluster.cli.keys import write_private
 from cluster.clock import ManualClock, ShiftedClock, SystemClock
 from cluster.config import Misconfigured
 from cluster.egress import Blocked
 from cluster.entropy import SeededEntropy
 from cluster.providers.environment import Hook
 from cluster.providers.mcp_probe import ToolServer
+from cluster.vault import SecretError
 from tests.cluster.band import Gate
 from tests.sealed import seal_for
 
@@ -75,6 +77,33 @@ def test_the_variables_of_the_go_implementation_work(file: Path, tmp_path: Path)
     assert found.http == ("127.0.0.1", 9000)
     assert (found.data_dir, found.snapshots_path) == (tmp_path / "wal", tmp_path / "snap")
     assert "SWOOSH_DATABASE_DB_HOST" in found.notices[0]
+
+
+def test_a_port_alone_is_every_interface(file: Path) -> None:
+    """As v1.0.0 spells it, which is Go's way."""
+    assert config.load(file, {"SWOOSH_LISTEN_ADDR": ":8080"}).http == ("", 8080)
+    with pytest.raises(Misconfigured, match=r"http\.listen: expected host:port, or :port"):
+        config.load(file, {"SWOOSH_LISTEN_ADDR": ":"})
+
+
+def test_an_identity_that_systemd_loaded_may_show_the_mask_of_its_access_list(file: Path, tmp_path: Path) -> None:
+    """A credential of a unit with a user of its own is mode 0440; the list behind it lets in that user alone."""
+    identity, _ = vault.new_identity()
+    loaded = tmp_path / "credentials" / "age.key"
+    loaded.parent.mkdir()
+    write_private(loaded, identity)
+    variables = {"SWOOSH_IDENTITY": str(loaded), "CREDENTIALS_DIRECTORY": str(loaded.parent)}
+    for mode, refused in ((0o440, False), (0o444, True)):
+        loaded.chmod(mode)
+        found = config.load(file, variables).vault
+        if refused:
+            with pytest.raises(SecretError, match="may be read by others"):
+                found.recipient()
+        else:
+            assert found.recipient().startswith("age1")
+    loaded.chmod(0o440)
+    with pytest.raises(SecretError, match="may be read by others"):
+        config.load(file, {"SWOOSH_IDENTITY": str(loaded)}).vault.recipient()
 
 
 def test_a_variable_nobody_knows_is_noticed(file: Path) -> None:
