@@ -10,7 +10,7 @@ STAMP  := .venv/.synced
 
 .PHONY: help
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  \033[1m%-12s\033[0m %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  \033[1m%-13s\033[0m %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: venv
 venv: $(STAMP) ## Make .venv and install exactly what uv.lock names
@@ -65,6 +65,17 @@ BEATS ?= 500
 .PHONY: beats
 beats: $(STAMP) ## Do real nodes keep the windows of a real broker? (BEATS=; RECORD=1 appends to the report)
 	@$(BIN)/python -m chaos.live.beats --beats $(BEATS) $(if $(RECORD),--record)
+
+FAULT ?= kill
+TIMES ?= 10
+
+.PHONY: failover
+failover: $(STAMP) ## What do callers behind HAProxy notice? (FAULT=kill or restart, TIMES=; RECORD=1 appends to the report)
+	@$(BIN)/python -m chaos.live.failover --fault $(FAULT) --times $(TIMES) $(if $(RECORD),--record)
+
+.PHONY: deploy-check
+deploy-check: $(STAMP) ## The files of deploy/, each through a checker that knows its language; says what was skipped
+	@$(BIN)/python -m pytest -q -rs tests/deploy
 
 .PHONY: check
 check: $(STAMP) ## Style, types, import directions, dependencies

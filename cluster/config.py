@@ -54,6 +54,8 @@ _ALIASES = {"SWOOSH_LISTEN_ADDR": "http.listen", "SWOOSH_WAL_DIR": "data", "SWOO
 _INSECURE = PREFIX + "INSECURE_SIGNERS"
 _IGNORED_PREFIX = "SWOOSH_DATABASE_DB_"
 _NOT_OURS = frozenset({_FAILPOINT, "SWOOSH_ENDPOINTS"})
+_CREDENTIALS = "CREDENTIALS_DIRECTORY"
+"""Where systemd puts what `LoadCredential` names."""
 
 TLS_KEY = "node.key.age"
 """The sealed key to a node's certificate, beside it."""
@@ -309,12 +311,12 @@ def alone(environment: Mapping[str, str] | None = None) -> Alone:
             f"{', '.join(missing)} not set: give --config FILE, or all of {every} for a group of one (development)"
         )
     listen, data, snapshots = (variables[name] for name in _ALIASES)
-    if _listen_fault(listen):
+    if not is_place(listen):
         raise Misconfigured(f"SWOOSH_LISTEN_ADDR: expected host:port or :port, got {listen[:80]!r}")
     insecure = variables.get(_INSECURE, "") or "0"
     if insecure not in ("0", "1"):
         raise Misconfigured(f"{_INSECURE}: expected 1 or 0, got {insecure[:80]!r}")
-    return Alone(_address(listen), Path(data).absolute(), Path(snapshots).absolute(), insecure == "1")
+    return Alone(address(listen), Path(data).absolute(), Path(snapshots).absolute(), insecure == "1")
 
 
 def load_alone(path: Path, asked: Alone, environment: Mapping[str, str] | None = None) -> Config:
@@ -334,7 +336,8 @@ def load(path: Path, environment: Mapping[str, str] | None = None) -> Config:
     Raises:
         Misconfigured: unreadable, not TOML, unknown keys, wrong values, contradictions.
     """
-    variables = {name: value for name, value in _variables(environment).items() if name.startswith(PREFIX)}
+    everything = _variables(environment)
+    variables = {name: value for name, value in everything.items() if name.startswith(PREFIX)}
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -347,7 +350,7 @@ def load(path: Path, environment: Mapping[str, str] | None = None) -> Config:
         file = msgspec.convert(document, _File)
     except msgspec.ValidationError as error:
         raise Misconfigured(f"{path}: {error}") from None
-    return _resolve(file, path.absolute().parent, notices)
+    return _resolve(file, path.absolute().parent, notices, everything.get(_CREDENTIALS, ""))
 
 
 def policy(path: Path) -> Policy:
@@ -515,18 +518,19 @@ def _is_section(kind: Any) -> bool:
 # --- values -----------------------------------------------------------------------------------------------------------
 
 
-def _resolve(file: _File, folder: Path, notices: tuple[str, ...]) -> Config:
+def _resolve(file: _File, folder: Path, notices: tuple[str, ...], credentials: str) -> Config:
     wrong = list(_contradictions(file))
     if wrong:
         raise Misconfigured("\n".join(wrong))
-    data, vault = folder / file.data, Vault(folder / file.identity)
+    data, identity = folder / file.data, folder / file.identity
+    vault = Vault(identity, handed_over=bool(credentials) and identity.parent == Path(credentials))
     secret = partial(_secret, vault, folder)
     return Config(
         node_id=file.node,
         cluster_id=file.cluster_id,
-        http=_address(file.http.listen),
-        peer=_address(file.peer.listen),
-        members={name: _address(text) for name, text in file.members.items()},
+        http=address(file.http.listen),
+        peer=address(file.peer.listen),
+        members={name: address(text) for name, text in file.members.items()},
         genesis_path=folder / file.genesis,
         license_path=folder / file.license,
         key_path=folder / file.key,
@@ -572,10 +576,10 @@ def _contradictions(file: _File) -> Iterator[str]:
     if file.node not in file.members:
         yield f"members: {file.node}, this node, is missing"
     for name, text in {"http.listen": file.http.listen, "peer.listen": file.peer.listen}.items():
-        if _listen_fault(text):
-            yield f"{name}: expected host:port or :port, got {text[:80]!r}"
+        if not is_place(text):
+            yield f"{name}: expected host:port, or :port for every interface, got {text[:80]!r}"
     for name, text in file.members.items():
-        if _address_fault(text):
+        if not is_address(text):
             yield f"{name}: expected host:port, got {text[:80]!r}"
     times = file.raft
     if not 0 < 2 * times.heartbeat_ms <= times.election_min_ms < times.election_max_ms:
@@ -596,7 +600,7 @@ def _contradictions(file: _File) -> Iterator[str]:
         if _is_no_network(text):
             yield f"http.trusted_proxies: expected an address or a network such as 10.0.0.0/8, got {text[:80]!r}"
     for text in file.outbound.allow:
-        if _address_fault(text):
+        if not is_address(text):
             yield f"outbound.allow: expected host:port, got {text[:80]!r}"
     for section in (file.environment, file.kaching, file.backbeat, file.mcp, file.bubble, file.slurp, file.whoosh):
         yield from section.faults()
@@ -633,19 +637,21 @@ def _is_no_network(text: str) -> bool:
     return False
 
 
-def _address(text: str) -> Address:
+def address(text: str) -> Address:
+    """What ``host:port`` spells, once ``is_address`` said that it does; no host is every interface."""
     host, _, port = text.rpartition(":")
     return host.strip("[]"), int(port)
 
 
-def _address_fault(text: str) -> bool:
+def is_address(text: str) -> bool:
+    """Whether this is ``host:port``."""
     host, _, port = text.rpartition(":")
-    return not host or not (port.isascii() and port.isdecimal() and int(port) < 65_536)
+    return bool(host) and port.isascii() and port.isdecimal() and int(port) < 65_536
 
 
-def _listen_fault(text: str) -> bool:
-    """Where to listen may be a port alone: every address of this machine, as Go has it."""
-    return _address_fault(f"any{text}" if text.startswith(":") else text)
+def is_place(text: str) -> bool:
+    """Whether this is somewhere to listen: an address, or a port alone for every interface, as Go has it."""
+    return is_address(f"*{text}" if text.startswith(":") else text)
 
 
 def spell(address: Address) -> str:

@@ -162,7 +162,7 @@ class Node:
         self._moved_on: asyncio.Future[None] | None = None
         self._started_at = clock.monotonic()
         self._heard_at = self._current_at = float("-inf")
-        self._caught_up = self._stopping = False
+        self._caught_up = self._stopping = self._waits_for_nobody = False
         self.recovery_s: float | None = None
         """Seconds from start to ready; None before."""
         self._reads = Seats(READS_WAITING_MAX, "linearizable reads")
@@ -232,7 +232,8 @@ class Node:
         """The first half of stopping: not ready from now on, nothing more is admitted here, and leadership goes to
         another, who is known when this returns, or an election timeout has passed.
 
-        Requests are still answered: those on their way to commit by this leader, the others through the next one.
+        Requests are still answered: those on their way to commit by this leader, the others through the next one, for
+        which they are held.
         """
         self._stopping = True
         self._proposals.refuse_queued("this node is shutting down")
@@ -241,12 +242,15 @@ class Node:
         if await self.raft.transfer_leadership(None) or not led:
             while self.raft.leader in (None, self.config.node_id) and self.clock.monotonic() < deadline:
                 await self._leadership_moves(deadline)
+        if self.raft.leader in (None, self.config.node_id):
+            self._wait_for_nobody()
 
     async def stop(self) -> None:
         """Hand leadership over, if that is not done, and leave. The store is synced and closed by who opened it."""
         self._stopping = True
         self._proposals.refuse_queued("this node is shutting down")
         await self.raft.transfer_leadership(None)
+        self._wait_for_nobody()
         if self._pulse_timer is not None:
             self._pulse_timer.cancel()
         for task in self._tasks:
@@ -357,8 +361,7 @@ class Node:
         else:
             self._proposals.refuse_queued(f"{self.config.node_id} does not lead")
         self.checkpoints.on_role(role)
-        if self._moved_on is not None and not self._moved_on.done():
-            self._moved_on.set_result(None)
+        self._wake_who_waits()
 
     def _check_support(self) -> None:
         reason = support.lacking(self.machine)
@@ -406,7 +409,7 @@ class Node:
                 isinstance(answer, Unavailable) and answer.code is Code.NO_LEADER and not answer.admitted
                 for answer in answers
             )
-            if not refused_for_want_of_a_leader or self.clock.monotonic() >= held_until or self._stopping:
+            if not refused_for_want_of_a_leader or self.clock.monotonic() >= held_until or self._waits_for_nobody:
                 if not dry_run:
                     self._note_refusals(items, answers)
                 return answers
@@ -488,6 +491,15 @@ class Node:
     def _write_notes(self) -> None:
         while self._notes and self.raft.stalled_s is None:
             self.store.reject(*self._notes.popleft())
+
+    def _wait_for_nobody(self) -> None:
+        """No leader will be known here any more: what is held for one is answered."""
+        self._waits_for_nobody = True
+        self._wake_who_waits()
+
+    def _wake_who_waits(self) -> None:
+        if self._moved_on is not None and not self._moved_on.done():
+            self._moved_on.set_result(None)
 
     async def _leadership_moves(self, deadline: float) -> None:
         if self._moved_on is None or self._moved_on.done():

@@ -40,9 +40,14 @@ class Secret(str):
 class Vault:
     """What one identity can open."""
 
-    def __init__(self, identity: Path) -> None:
-        """`identity` is read when something is opened, not before."""
+    def __init__(self, identity: Path, *, handed_over: bool = False) -> None:
+        """`identity` is read when something is opened, not before.
+
+        `handed_over`: it is a file that a supervisor made for this process. systemd lets the one user in by an access
+        list, and the mode then shows the mask of that list where the group's rights would be.
+        """
         self.path = identity
+        self._others = stat.S_IRWXO if handed_over else _OTHERS
 
     def open(self, path: Path) -> bytes:
         """What an encrypted file holds.
@@ -85,7 +90,7 @@ class Vault:
             raise SecretError(f"{self.path}: {error.strerror}; it holds the identity that opens the secrets") from None
         except UnicodeDecodeError:
             raise SecretError(f"{self.path} holds no AGE identity") from None
-        if stat.S_ISREG(mode) and mode & _OTHERS:
+        if stat.S_ISREG(mode) and mode & self._others:
             raise SecretError(f"{self.path} may be read by others: chmod 600 {self.path}")
         keys = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
         if len(keys) != 1:

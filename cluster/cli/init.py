@@ -27,6 +27,7 @@ from typing import Any
 
 import click
 import msgspec
+from click.core import ParameterSource
 
 from cluster import config, pki, stores, vault
 from cluster.cli.keys import write_private
@@ -47,6 +48,8 @@ from swoosh.settings import tidal_schedule
 
 PEER_PORT_OFFSET = 100
 WINDOWS = "tidal:60"
+PORT_MAX = 65_535
+_SAID_BY_AT = ("nodes", "host", "base_port")
 ASK_SECONDS = 3.0
 CERTIFICATE_LIFE = timedelta(days=3650)
 CLOCK_SLACK = timedelta(days=1)
@@ -66,18 +69,30 @@ KEY_ROLES: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What cluster to make. Node i (from 1) serves callers on ``base_port`` + i, members on 100 above that."""
+    """What cluster to make. Node i (from 1) serves callers on ``base_port`` + i, members on 100 above that.
+
+    Where ``at`` says where to find each node, it is found there, and listens on every interface of its own.
+    """
 
     nodes: int
     host: str = "127.0.0.1"
     base_port: int = 8100
+    at: tuple[Address, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     insecure: bool = False
 
     def addresses(self) -> dict[str, tuple[Address, Address]]:
-        """{node id: (http, peer)}."""
-        ports = {f"node-{number}": self.base_port + number for number in range(1, self.nodes + 1)}
-        return {node: ((self.host, port), (self.host, port + PEER_PORT_OFFSET)) for node, port in ports.items()}
+        """{node id: (http, peer)}, where others find it."""
+        numbers = range(1, self.nodes + 1)
+        places = self.at or tuple((self.host, self.base_port + number) for number in numbers)
+        return {
+            f"node-{number}": ((host, port), (host, port + PEER_PORT_OFFSET))
+            for number, (host, port) in zip(numbers, places, strict=True)
+        }
+
+    def listens(self, address: Address) -> Address:
+        """Where a node binds that is found at ``address``."""
+        return ("", address[1]) if self.at else address
 
 
 @click.command()
@@ -89,6 +104,12 @@ class Plan:
     "--base-port", type=click.IntRange(1, 65_000), default=8100, show_default=True, help="Node 1 gets the next."
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="Where the nodes listen and find each other.")
+@click.option(
+    "--at",
+    multiple=True,
+    metavar="HOST:PORT",
+    help="Once per node, in place of --nodes, --host and --base-port: where it is found; members, 100 ports above.",
+)
 @click.option(
     "--windows",
     default=WINDOWS,
@@ -104,11 +125,14 @@ class Plan:
 )
 @click.option("--node", help="With --genesis: which node.")
 @click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@click.pass_context
 def init(
+    context: click.Context,
     directory: Path,
     nodes: str,
     base_port: int,
     host: str,
+    at: tuple[str, ...],
     windows: str,
     insecure_signers: bool,
     beginning: Path | None,
@@ -121,7 +145,12 @@ def init(
     if beginning is not None and node is not None:
         _make_first_store(directory, beginning, node)
         return
-    plan = Plan(int(nodes), host, base_port, window_settings(windows), insecure_signers)
+    if at and any(context.get_parameter_source(name) is ParameterSource.COMMANDLINE for name in _SAID_BY_AT):
+        raise click.UsageError(
+            "--at says how many nodes there are and where: leave out --nodes, --host and --base-port"
+        )
+    places = _places(at)
+    plan = Plan(len(places) or int(nodes), host, base_port, places, window_settings(windows), insecure_signers)
     try:
         cluster = create(directory, plan, SystemClock(), SystemEntropy())
     except OSError as error:
@@ -265,8 +294,14 @@ def _write_nodes(
             home, authority.certificate, pki.make_node(authority, PeerName(node, cluster_id), **life)
         )
         _write_secrets(home, offline, {config.TLS_KEY: credentials.key, "node.pem.age": node_keys[node].pem()})
-        names = {"node": node, "cluster_id": cluster_id}
-        text = config.render(**names, http=http, peer=peer, members=members, insecure=plan.insecure)
+        text = config.render(
+            node=node,
+            cluster_id=cluster_id,
+            http=plan.listens(http),
+            peer=plan.listens(peer),
+            members=members,
+            insecure=plan.insecure,
+        )
         _write(home / "swoosh.toml", text.encode())
 
 
@@ -290,6 +325,22 @@ def _summary(cluster_id: str, addresses: Mapping[str, tuple[Address, Address]]) 
         for node, (http, peer) in addresses.items()
     ]
     return {"cluster_id": cluster_id, "nodes": nodes}
+
+
+def _places(at: tuple[str, ...]) -> tuple[Address, ...]:
+    """What ``--at`` spells, once per node.
+
+    Raises:
+        click.BadParameter: another form, another number of nodes than a cluster may have, or a port taken twice.
+    """
+    places = tuple(config.address(text) for text in at if config.is_address(text))
+    if len(places) < len(at) or any(not 0 < port <= PORT_MAX - PEER_PORT_OFFSET for _, port in places):
+        raise click.BadParameter(f"--at: expected HOST:PORT with a port up to {PORT_MAX - PEER_PORT_OFFSET}; got {at}")
+    if at and len(at) not in genesis_document.SIZES:
+        raise click.BadParameter(f"--at: {len(at)} nodes; a cluster has {', '.join(map(str, genesis_document.SIZES))}")
+    if len({(host, port + offset) for host, port in places for offset in (0, PEER_PORT_OFFSET)}) < 2 * len(at):
+        raise click.BadParameter(f"--at: two nodes need one port; each takes PORT and PORT + {PEER_PORT_OFFSET}")
+    return places
 
 
 def window_settings(text: str) -> dict[str, Any]:

@@ -165,6 +165,35 @@ def test_a_group_has_one_three_or_five_members(tmp_path: Path, size: str) -> Non
     assert not (tmp_path / "c").exists()
 
 
+def test_nodes_on_hosts_of_their_own_are_told_where_the_others_are(tmp_path: Path) -> None:
+    places = [f"swoosh-{number}:8080" for number in (1, 2, 3)]
+    done = swoosh("init", tmp_path / "c", *(word for place in places for word in ("--at", place)))
+    assert done.exit_code == 0, done.output
+    summary = json.loads((tmp_path / "c" / "cluster.json").read_text())
+    assert [node["http"] for node in summary["nodes"]] == [f"http://{place}" for place in places]
+    for number in (1, 2, 3):
+        found = config.load(tmp_path / "c" / f"node-{number}" / "swoosh.toml", {})
+        assert (found.http, found.peer) == (("", 8080), ("", 8180)), "on every interface of its own"
+        assert found.members == {f"node-{each}": (f"swoosh-{each}", 8180) for each in (1, 2, 3)}
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (("--at", "a:8080", "--at", "b:8080"), "2 nodes; a cluster has 1, 3, 5"),
+        (("--at", "a:8080", "--at", "a:8180", "--at", "b:8080"), "two nodes need one port"),
+        (("--at", "8080"), "expected HOST:PORT"),
+        (("--at", "a:65500"), "a port up to 65435"),
+        (("--at", "a:8080", "--base-port", "9000"), "leave out --nodes, --host and --base-port"),
+    ],
+)
+def test_places_that_make_no_cluster_are_refused(tmp_path: Path, options: tuple[str, ...], complaint: str) -> None:
+    done = swoosh("init", tmp_path / "c", *options)
+    assert done.exit_code == 2
+    assert complaint in " ".join(done.output.split())
+    assert not (tmp_path / "c").exists()
+
+
 def test_a_group_of_one_cannot_rejoin_itself(tmp_path: Path) -> None:
     assert swoosh("init", tmp_path / "c", "--nodes", "1").exit_code == 0
     settings = config.load(tmp_path / "c" / "node-1" / "swoosh.toml", {})

@@ -12,8 +12,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from jwt.algorithms import OKPAlgorithm
 
-from cluster import config, faults, outside, sections
+from cluster import config, faults, outside, sections, vault
 from cluster.callers import Caller
+from cluster.cli.keys import write_private
 from cluster.cli.serve import notices
 from cluster.clock import ManualClock, ShiftedClock, SystemClock
 from cluster.config import Misconfigured
@@ -21,6 +22,7 @@ from cluster.egress import Blocked
 from cluster.entropy import SeededEntropy
 from cluster.providers.environment import Hook
 from cluster.providers.mcp_probe import ToolServer
+from cluster.vault import SecretError
 from cluster.whoosh import CLOSED
 from tests.cluster.band import Gate
 from tests.sealed import seal_for
@@ -90,6 +92,26 @@ def test_a_port_alone_is_every_address_of_the_machine_and_a_member_is_somewhere(
     file.write_text(file.read_text().replace('node-2 = "127.0.0.1:8202"', 'node-2 = ":8202"'))
     with pytest.raises(Misconfigured, match="node-2: expected host:port"):
         config.load(file, {})
+
+
+def test_an_identity_that_systemd_loaded_may_show_the_mask_of_its_access_list(file: Path, tmp_path: Path) -> None:
+    """A credential of a unit with a user of its own is mode 0440; the list behind it lets in that user alone."""
+    identity, _ = vault.new_identity()
+    loaded = tmp_path / "credentials" / "age.key"
+    loaded.parent.mkdir()
+    write_private(loaded, identity)
+    variables = {"SWOOSH_IDENTITY": str(loaded), "CREDENTIALS_DIRECTORY": str(loaded.parent)}
+    for mode, refused in ((0o440, False), (0o444, True)):
+        loaded.chmod(mode)
+        found = config.load(file, variables).vault
+        if refused:
+            with pytest.raises(SecretError, match="may be read by others"):
+                found.recipient()
+        else:
+            assert found.recipient().startswith("age1")
+    loaded.chmod(0o440)
+    with pytest.raises(SecretError, match="may be read by others"):
+        config.load(file, {"SWOOSH_IDENTITY": str(loaded)}).vault.recipient()
 
 
 def test_a_variable_nobody_knows_is_noticed(file: Path) -> None:

@@ -346,8 +346,30 @@ def test_a_node_told_to_stop_admits_nothing_more_and_knows_its_successor_when_it
         assert old.raft.leader not in (None, old.name), "whoever asks here now is sent on"
         late = group.ask(old.name, group.create("late"))
         assert accepted(group.answers(late)[0]).project == "late"
-        answers = [group.answers(asked)[0] for asked in in_flight]
-        assert all(isinstance(a, Accepted) or (isinstance(a, Unavailable) and not a.admitted) for a in answers)
+        assert {accepted(group.answers(asked)[0]).project for asked in in_flight} == {f"p{n}" for n in range(20)}
+
+
+def test_what_comes_in_while_leadership_moves_is_held_for_the_next_leader_by_every_node() -> None:
+    with Group(23) as group:
+        old = group.leading()
+        handing = group.loop.create_task(old.node.hand_over())
+        group.run(0.0)
+        asked = {host.name: group.ask(host.name, group.create(f"at-{host.name}")) for host in group.hosts.values()}
+        group.run_until(handing.done, 3.0)
+        for name, waiting in asked.items():
+            assert accepted(group.answers(waiting)[0]).project == f"at-{name}"
+
+
+def test_a_leader_that_goes_without_a_successor_holds_nobody_back() -> None:
+    with Group(24) as group:
+        old = group.leading()
+        group.isolate(old)
+        handing = group.loop.create_task(old.node.hand_over())
+        group.run(0.0)
+        asked = group.ask(old.name, group.create("p"))
+        group.run_until(handing.done, 5.0)
+        answer = group.answers(asked, 0.2)[0]
+        assert isinstance(answer, Unavailable) and not answer.admitted
 
 
 def test_a_leader_without_a_successor_goes_after_an_election_timeout() -> None:

@@ -367,6 +367,17 @@ async def test_a_member_that_does_not_lead_says_so(papers: Papers) -> None:
         assert verdicts(answers) == [(Code.NO_LEADER, False)]
 
 
+async def test_a_member_that_leaves_ends_each_connection_with_its_answer(papers: Papers) -> None:
+    """One that is closed while it idles may meet the next message on its way, which is then called unknown."""
+    leader, clock = Leader(), SystemClock()
+    async with reached(leader, papers) as way:
+        forwarder = Forwarder(way, clock)
+        for stopping, kept in ((False, 1), (True, 0)):
+            leader.stopping = stopping
+            await forwarder.submit("n2", [item("a")], clock.monotonic() + 20)
+            assert len(way._session.connector._conns) == kept  # type: ignore[union-attr]
+
+
 # --- votes ------------------------------------------------------------------------------------------------------------
 
 

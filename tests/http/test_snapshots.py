@@ -46,7 +46,7 @@ class Shelf:
 
 
 def lender() -> SimpleNamespace:
-    return SimpleNamespace(donor=Donor("n2", Shelf(), ManualClock()), clock=SystemClock())
+    return SimpleNamespace(donor=Donor("n2", Shelf(), ManualClock()), clock=SystemClock(), stopping=False)
 
 
 @asynccontextmanager

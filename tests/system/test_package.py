@@ -5,6 +5,8 @@ the tests declare, would never be missed.
 """
 
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -52,3 +54,24 @@ def test_running_needs_no_tool_of_ours(installed: Path, tmp_path: Path) -> None:
         "import importlib.util as u; print([n for n in ('pytest', 'hypothesis', 'mypy', 'chaos') if u.find_spec(n)])"
     )
     assert run(installed / "python", "-c", script, cwd=tmp_path).strip() == "[]"
+
+
+def test_the_container_recipe_copies_all_that_its_command_needs(tmp_path: Path) -> None:
+    """Its build stage by hand: the files of its COPY lines, and the command that installs from them."""
+    recipe = (ROOT / "deploy" / "container" / "Containerfile").read_text()
+    source, environment = tmp_path / "source", tmp_path / "opt"
+    source.mkdir()
+    for names in re.findall(r"^COPY (?!--from)(.+) \S+$", recipe, re.MULTILINE):
+        for name in names.split():
+            copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+            copy(ROOT / name, source / name)
+    [words] = re.findall(r"^RUN uv (.+)$", recipe, re.MULTILINE)
+    subprocess.run(
+        [UV, *words.split(), "--quiet", "--python", sys.executable],
+        cwd=source,
+        env=os.environ | {"UV_PROJECT_ENVIRONMENT": str(environment)},
+        check=True,
+        timeout=110,
+    )
+    run(environment / "bin" / "swoosh", "init", str(tmp_path / "cluster"), cwd=tmp_path)
+    assert (tmp_path / "cluster" / "genesis.json").exists()
