@@ -61,6 +61,13 @@ def proposal(caller: str, number: int) -> Ask:
     return Ask("/transition", json.dumps(document).encode(), {"Content-Type": JSON}, project, "PROJECT_CREATED")
 
 
+def project(caller: str, number: int) -> Ask:
+    """``POST /api/v1/projects`` as a caller of WHOOSH asks: no key, no stamp, floats in its JSON."""
+    name = f"{caller}-{number}"
+    wish = {"id": name, "description": f"wish {number} of {caller}", "core_roles": ["lead"], "priority": 0.5}
+    return Ask("/api/v1/projects", json.dumps(wish).encode(), {"Content-Type": JSON}, name, "PROJECT_CREATED")
+
+
 class Try(NamedTuple):
     """What came back once; times are monotonic seconds. ``trouble`` says what no caller should ever meet."""
 

@@ -1,4 +1,4 @@
-"""Callers of v1.0.0 behind a real HAProxy with the committed configuration, in front of three real nodes.
+"""Callers of v1.0.0 and of WHOOSH behind a real HAProxy with the committed configuration, in front of three real nodes.
 
 They know one address and nothing of SWOOSH (`chaos.live.legacy`). What they notice when nodes are killed or restarted
 is printed: `pytest -s`, or the report of a failure. `make failover` has more of it.
@@ -20,7 +20,7 @@ import pytest
 from chaos.live import LiveCluster, legacy
 from chaos.live.failover import CALLERS, Trial
 from chaos.live.haproxy import MISSING, Haproxy, is_installed
-from chaos.live.legacy import Crowd
+from chaos.live.legacy import Crowd, Kind
 from tests.system.conftest import Found
 
 pytestmark = pytest.mark.skipif(not is_installed(), reason=MISSING)
@@ -34,7 +34,8 @@ async def cluster(found: Found) -> LiveCluster:
     """Three ready nodes that take unsigned proposals, told where to listen in the words of v1.0.0."""
     made = found("--windows", "always_open", "--insecure-signers")
     for node, url in made.nodes.items():
-        made.environment[node]["SWOOSH_LISTEN_ADDR"] = f":{urlsplit(url).port}"
+        # All callers come from one address here.
+        made.environment[node] |= {"SWOOSH_LISTEN_ADDR": f":{urlsplit(url).port}", "SWOOSH_WHOOSH_RATE_PER_MINUTE": "0"}
     made.start()
     await made.ready()
     return made
@@ -49,10 +50,11 @@ def balancer(cluster: LiveCluster, tmp_path: Path) -> Iterator[Haproxy]:
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.parametrize("kind", [legacy.proposal, legacy.project], ids=["v1.0.0", "WHOOSH"])
 async def test_when_the_leader_is_killed_every_call_ends_well_and_counts_once(
-    cluster: LiveCluster, balancer: Haproxy
+    kind: Kind, cluster: LiveCluster, balancer: Haproxy
 ) -> None:
-    result = await Trial(cluster, Crowd(balancer.url, legacy.proposal, CALLERS)).run("kill", 2)
+    result = await Trial(cluster, Crowd(balancer.url, kind, CALLERS)).run("kill", 2)
     print(f"leader killed twice, nobody was granted anything for {result.gaps} s; {result}")
     assert result.violations == ()
 
