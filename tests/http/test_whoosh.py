@@ -465,6 +465,20 @@ async def test_a_key_of_the_callers_own_names_his_request_whatever_its_body(desk
     assert first.body["idem_key"].startswith("legacy:")
 
 
+async def test_a_key_of_the_callers_own_is_good_for_one_thing(desk: Desk, ask: Caller) -> None:
+    await forming(desk, ask)
+    await register(ask, "chorus-7")
+    mine = {"headers": {"Authorization": f"Bearer {SEVEN}", "Idempotency-Key": "claim-1"}}
+    path = f"/api/v1/councils/{COUNCIL}/claims"
+    first = await ask.post(path, {"role_name": "tech-lead"}, **mine)
+    again = await ask.post(path, {"role_name": "tech-lead", "confidence": 0.5}, **mine)
+    other = await ask.post(path, {"role_name": "scribe"}, **mine)
+    assert (first.status, again.status, again.body["duplicate"]) == (201, 200, True)
+    assert (other.status, other.body["code"]) == (400, "IDEM_KEY_REUSED")
+    elsewhere = await ask.post("/api/v1/agents/chorus-7/status", {"status": "busy"}, **mine)
+    assert elsewhere.status == 200
+
+
 async def test_nodes_that_read_a_moment_apart_do_one_thing_for_one_request(desk: Desk, ask: Caller) -> None:
     """The deadline is made at the node: two nodes asked at once make two of them, and one is kept."""
     body = {key: value for key, value in OPPORTUNITY.items() if key != "formation_deadline"}

@@ -92,7 +92,7 @@ def _wish(node: Node, project: Project, wanted: Opportunity) -> Wish:
     if regions.meta.phase == "ABSENT":
         return created(project.id, wanted, generation, repeats)
     inputs = profiles(node.machine.registry, wanted.roles, wanted.formation)
-    return Wish("COUNCIL_PROFILES_LOADED", inputs, generation, repeats, says=_said(project.id, wanted))
+    return Wish("COUNCIL_PROFILES_LOADED", inputs, generation, repeats, says=_said(project.id, wanted), varies=True)
 
 
 def created(
@@ -106,7 +106,8 @@ def created(
         "planned_roles": list(wanted.roles),
         "formation": formation,
     }
-    return Wish("PROJECT_CREATED", inputs, generation, repeats, says=_said(project_id, wanted), created=True)
+    says = _said(project_id, wanted)
+    return Wish("PROJECT_CREATED", inputs, generation, repeats, says, created=True, varies=True)
 
 
 def _said(project_id: str, wanted: Opportunity) -> dict[str, Any]:
