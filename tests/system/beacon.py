@@ -39,7 +39,7 @@ class Beacon:
         await asyncio.gather(*(self._shine(leading, address, project) for address, project in whom))
 
     async def _shine(self, leading: Leading, address: str, project: str | None) -> None:
-        call = Call("agents", "GET", f"http://{address}/", project=project, timeout=PATIENCE_SECONDS)
+        call = Call("legacy", "GET", f"http://{address}/", project=project, timeout=PATIENCE_SECONDS)
         while True:
             with suppress(Blocked, Unreachable):
                 await self._outside.request(call)

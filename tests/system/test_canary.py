@@ -50,7 +50,8 @@ async def snapshots(client: Client) -> bool | None:
 
 
 async def refused(client: Client, transition: str, inputs: dict[str, Any]) -> Refused:
-    outcome = await client.propose(transition, inputs=inputs, project=PROJECT)
+    """The steward boots the project meanwhile: what is stale is asked again."""
+    outcome = await client.propose(transition, inputs=inputs, project=PROJECT, on_stale="resubmit")
     assert isinstance(outcome, Refused), outcome
     return outcome
 

@@ -107,13 +107,17 @@ async def test_who_leads_is_asked_first_where_that_is_wanted(
 
 
 async def test_requests_have_names_and_may_be_larger_than_what_can_be_repeated(
-    balancer: Haproxy, session: aiohttp.ClientSession
+    cluster: LiveCluster, balancer: Haproxy, session: aiohttp.ClientSession
 ) -> None:
     status, _, headers = await post(session, balancer.url, "named", request_id="mine-1")
     assert (status, headers["X-Request-Id"]) == (200, "mine-1")
     status, _, headers = await post(session, balancer.url, "nameless", pad=150_000)
     assert status == 200
-    assert headers["X-Request-Id"] in balancer.log()
+
+    async def logged() -> bool | None:
+        return True if headers["X-Request-Id"] in balancer.log() else None
+
+    await cluster.wait_for("its line in the log", logged)
     async with session.post(f"{balancer.url}/transition", data=b"{", headers={"Content-Type": legacy.JSON}) as refused:
         assert (refused.status, (await refused.json())["code"]) == (400, "MALFORMED")
 

@@ -193,7 +193,7 @@ async def grace_over(cluster: LiveCluster) -> float:
 
 async def asks_in_vain(cluster: LiveCluster) -> None:
     """Wait until a lot was held back that would have left."""
-    sample = 'swoosh_outbound_calls_total{result="blocked",system="agents"}'
+    sample = 'swoosh_outbound_calls_total{result="blocked",system="legacy"}'
 
     async def held_back() -> bool | None:
         async with aiohttp.ClientSession() as session, session.get(f"{cluster.endpoints[0]}/metrics") as reply:
