@@ -11,8 +11,6 @@ keep anything: it may be killed at any moment, and there may be any number of it
 
 from __future__ import annotations
 
-import asyncio
-import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from http import HTTPStatus
 from typing import Any
@@ -24,7 +22,8 @@ from aiohttp import web
 from cluster.answers import not_admitted, unknown
 from cluster.clock import Clock
 from cluster.http import problems
-from cluster.http.request import within
+from cluster.http.request import whole_body
+from cluster.signals import told_to_stop
 from swoosh import limits
 from swoosh.client.additions import Amended, Call
 from swoosh.client.retry import Policy
@@ -159,19 +158,7 @@ class Proxy:
             Malformed: TOO_LARGE or TOO_SLOW.
         """
         largest = limits.BATCH_BODY_BYTES_MAX if request.path == "/transitions" else limits.BODY_BYTES_MAX
-        try:
-            return await within(self._clock, BODY_SECONDS, _read(request, largest))
-        except TimeoutError:
-            raise Malformed(f"the body took longer than {BODY_SECONDS:g} s", Code.TOO_SLOW) from None
-
-
-async def _read(request: web.Request, largest: int) -> bytes:
-    body = bytearray()
-    async for chunk in request.content.iter_any():
-        body += chunk
-        if len(body) > largest:
-            raise Malformed(f"the body has more than {largest} bytes", Code.TOO_LARGE)
-    return bytes(body)
+        return await whole_body(request, largest, self._clock, BODY_SECONDS)
 
 
 @web.middleware
@@ -254,14 +241,7 @@ async def serve(
         await runner.setup()
         await web.TCPSite(runner, host or None, port).start()
         say(f"listening on {host}:{port}, before {', '.join(endpoints)}")
-        await _told_to_stop()
+        await told_to_stop()
     finally:
         await runner.cleanup()
         await proxy.close()
-
-
-async def _told_to_stop() -> None:
-    told = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, told.set)
-    await told.wait()

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from cluster.callers import Access
 from cluster.profiles import Profile
 from cluster.vault import Secret
+from swoosh.addresses import COMPONENT, Address
 
 PREFIX = "whoosh:"
 """Begins the principal of everybody the nodes speak for: callers and agents that hold no keys."""
@@ -37,6 +38,16 @@ class Whoosh(NamedTuple):
     formation: float = 1_800.0
     rebroadcast: float = 30.0
     agent_life: float = 900.0
+
+
+def council_address(project_id: str, agent_id: str = "any", role: str = "any", task: str = "council") -> str:
+    """Where UCXL keeps what concerns a council; a letter that the grammar has no place for becomes a hyphen."""
+    agent, part, project, what = (_component(each) for each in (agent_id, role, project_id, task))
+    return str(Address(agent, part, project, what, "*^", ""))
+
+
+def _component(text: str) -> str:
+    return "".join(each if each in COMPONENT else "-" for each in text)
 
 
 CLOSED = Whoosh()

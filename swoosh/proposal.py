@@ -19,6 +19,12 @@ from swoosh.outcome import Code
 DEFAULT_PROJECT = "default"
 CLUSTER = "@cluster"
 PREVIOUS = "@prev"
+HEADERS = {
+    "idem_key": ("X-Swoosh-Idem-Key", "Idempotency-Key", "idem_key"),
+    "hlc": ("X-Swoosh-HLC", "hlc"),
+    "window_id": ("X-Swoosh-Window-Id", "window_id"),
+}
+"""{member: the HTTP headers that say it}; the first is the one to write (Brief §13)."""
 RESERVED_KEYS = ("steward:", "breach:", "legacy:")
 _KEY_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._:@/-")
 _PROJECT_FIRST = frozenset("abcdefghijklmnopqrstuvwxyz0123456789")

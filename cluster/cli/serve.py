@@ -9,7 +9,6 @@ its own (cluster/faults.py). Without a configuration, the variables of v1.0.0 de
 from __future__ import annotations
 
 import asyncio
-import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, closing
@@ -40,6 +39,7 @@ from cluster.raft.install import Installer, finish
 from cluster.raft.journal import RUNBOOK, Journal
 from cluster.raft.transport import PeerTransport
 from cluster.shhh.scanner import Scanner
+from cluster.signals import told_to_stop
 from cluster.storage import layout
 from cluster.storage.donor import Donor
 from cluster.storage.incoming import DirectoryPlace
@@ -194,7 +194,7 @@ async def run(settings: Config, genesis: Genesis, chart: Chart, clock: Clock, en
         await stack.enter_async_context(_peer_port(settings, credentials, genesis, node, transport))
         _log.info("policy", version=settings.policy.version, hash=settings.policy.hash)
         _log.info("serving", http=config.spell(settings.http), peer=config.spell(settings.peer))
-        await _told_to_stop()
+        await told_to_stop()
         _log.info("stopping")
         await node.hand_over()
         await listener.end_streams()
@@ -280,12 +280,3 @@ async def _bind(listening: Awaitable[None], address: config.Address) -> None:
         await listening
     except OSError as error:
         faults.fatal(ExitCode.MISCONFIGURED, f"cannot listen on {config.spell(address)}: {error.strerror or error}")
-
-
-async def _told_to_stop() -> None:
-    """Return at the first SIGTERM or SIGINT."""
-    told = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, told.set)
-    await told.wait()

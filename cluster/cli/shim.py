@@ -30,12 +30,12 @@ def shim(listen: str, endpoints: tuple[str, ...], timeout: float) -> None:
 
     Event streams and WebSockets are answered 501. /shim/health is the shim's own.
     """
+    from cluster import config
     from cluster.clock import SystemClock
     from cluster.shim import serve
     from swoosh.client.retry import Policy
 
-    host, _, port = listen.rpartition(":")
-    if ":" not in listen or not port.isdecimal() or int(port) > 65_535:
+    if not config.is_place(listen):
         raise click.BadParameter(f"--listen {listen}: expected HOST:PORT")
     for endpoint in endpoints:
         parts = urlsplit(endpoint)
@@ -43,6 +43,6 @@ def shim(listen: str, endpoints: tuple[str, ...], timeout: float) -> None:
             raise click.BadParameter(f"--endpoint {endpoint}: expected http://HOST:PORT")
     policy = Policy(budget=timeout, attempt=min(5.0, timeout / 2))
     try:
-        asyncio.run(serve(host.strip("[]"), int(port), endpoints, policy, SystemClock(), say))
+        asyncio.run(serve(*config.address(listen), endpoints, policy, SystemClock(), say))
     except OSError as error:
         fail(f"cannot listen on {listen}: {error.strerror or error}")

@@ -80,11 +80,19 @@ async def read_body(request: web.Request, largest: int, *media: str) -> bytes:
         raise Malformed("a compressed body is not accepted", Code.UNSUPPORTED_MEDIA)
     if (request.content_length or 0) > largest:
         raise Malformed(f"the body has {request.content_length} bytes; at most {largest} are read", Code.TOO_LARGE)
-    longest = request.app[LIMITS].body
+    return await whole_body(request, largest, request.app[NODE].clock, request.app[LIMITS].body)
+
+
+async def whole_body(request: web.Request, largest: int, clock: Clock, seconds: float) -> bytes:
+    """The whole body, of at most so many bytes and seconds, whatever it says of itself.
+
+    Raises:
+        Malformed: TOO_LARGE or TOO_SLOW.
+    """
     try:
-        return await within(request.app[NODE].clock, longest, _read(request, largest))
+        return await within(clock, seconds, _read(request, largest))
     except TimeoutError:
-        raise Malformed(f"the body took longer than {longest:g} s", Code.TOO_SLOW) from None
+        raise Malformed(f"the body took longer than {seconds:g} s", Code.TOO_SLOW) from None
 
 
 async def _read(request: web.Request, largest: int) -> bytes:

@@ -38,16 +38,6 @@ from swoosh.outcome import Accepted, Code, Refused
 PARSED_A_SLICE = 16 * 1024
 """Bytes of proposals that are parsed in one go; about a millisecond."""
 
-_MIRRORED = {
-    "X-Swoosh-Idem-Key": "idem_key",
-    "Idempotency-Key": "idem_key",
-    "idem_key": "idem_key",
-    "X-Swoosh-HLC": "hlc",
-    "hlc": "hlc",
-    "X-Swoosh-Window-Id": "window_id",
-    "window_id": "window_id",
-}
-
 
 async def post_transition(request: web.Request) -> web.Response:
     """One proposal (Brief §5). `?dry_run=true` judges it and commits nothing."""
@@ -120,10 +110,11 @@ def _heed_headers(request: web.Request, document: dict[str, Any]) -> None:
     signature = request.headers.get("X-HMMM-Signature")
     if signature is not None and document.setdefault("signature", signature) != signature:
         raise Malformed("X-HMMM-Signature differs from signature in the body", Code.HEADER_MISMATCH)
-    for header, member in _MIRRORED.items():
-        stated = request.headers.get(header)
-        if stated is not None and stated != document.get(member):
-            raise Malformed(f"{header} differs from {member} in the body", Code.HEADER_MISMATCH)
+    for member, headers in proposals.HEADERS.items():
+        for header in headers:
+            stated = request.headers.get(header)
+            if stated is not None and stated != document.get(member):
+                raise Malformed(f"{header} differs from {member} in the body", Code.HEADER_MISMATCH)
 
 
 def _check_belongs(node: Node, document: dict[str, Any], belongs: frozenset[str]) -> None:

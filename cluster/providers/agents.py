@@ -31,9 +31,8 @@ from cluster.profiles import Profile
 from cluster.providers.errands import Errands
 from cluster.providers.leading import Leading, is_aging
 from cluster.providers.outbox import Redact
-from cluster.whoosh import PREFIX, Whoosh
+from cluster.whoosh import PREFIX, Whoosh, council_address
 from swoosh import limits, quorum
-from swoosh.addresses import Address
 from swoosh.facts import Known
 from swoosh.hlc import HLC, time_text
 from swoosh.inputs import is_printable
@@ -292,7 +291,7 @@ def opportunity(opening: Opening, profiles: Mapping[str, Profile]) -> dict[str, 
         "project_brief": meta.brief,
         "core_roles": offered(council.planned_roles, required=True),
         "optional_roles": offered(council.formation.optional_roles, required=False),
-        "ucxl_address": str(Address("any", "any", opening.project.id, "council", "*^", "")),
+        "ucxl_address": council_address(opening.project.id),
         "formation_deadline": time_text(council.formation.until_ms or limits.HLC_MS_MAX),
         "created_at": time_text(HLC.parse(meta.created_hlc).ms),
         "metadata": {"election": council.election, "open_roles": list(opening.roles)},

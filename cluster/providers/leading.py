@@ -26,7 +26,7 @@ from swoosh import canonical, hlc, signing
 from swoosh.catalog import Registry
 from swoosh.entry import FactItem, Item, Note, ProposalItem
 from swoosh.facts import Known
-from swoosh.hlc import HLC
+from swoosh.hlc import HLC, ZERO
 from swoosh.machine import Applied, Machine
 from swoosh.proposal import inputs_hash, to_sent
 from swoosh.quorum import Vote
@@ -107,16 +107,16 @@ class Voice:
         *,
         key: str,
         window_id: str = "",
-        stamp: str = "",
+        after: HLC = ZERO,
         behalf: str | None = None,
     ) -> dict[str, Any]:
         """The same as the JSON object that `POST /transition` takes.
 
         Args:
-            stamp: its hybrid logical clock; one of this node, later than the project's, where it is empty.
+            after: a clock value it follows, beside the project's and this node's.
             behalf: the principal it is for, where that is not the node.
         """
-        now = hlc.merge(self.clock.wall_us() // 1000, HLC.parse(project.regions.hlc_last.hlc))
+        now = hlc.merge(self.clock.wall_us() // 1000, HLC.parse(project.regions.hlc_last.hlc), after)
         document = {
             "current_state_hash": project.state_hash,
             "transition": transition,
@@ -124,7 +124,7 @@ class Voice:
             "inputs_hash": inputs_hash(inputs),
             "signer": self._key.principal,
             "idem_key": key,
-            "hlc": stamp or str(now),
+            "hlc": str(now),
             "window_id": window_id,
             "evidence": [],
             "project": project.id,

@@ -6,17 +6,16 @@ ROOT/assets/PROJECT/ASSET/  what stands
 
 from __future__ import annotations
 
-import asyncio
 import hmac
 import re
 import shutil
-import signal
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Literal
 
 from aiohttp import web
 
+from cluster.signals import told_to_stop
 from cluster.storage.kv import sync_directory
 from cluster.worker.ledger import FileLedger
 from cluster.worker.receiver import Answer, Receiver
@@ -106,17 +105,10 @@ async def serve(root: Path, host: str, port: int, *, units: int, token: str, say
         await runner.setup()
         await web.TCPSite(runner, host, port).start()
         say(f"receiving on {host}:{port}, {units} units below {root}")
-        await _told_to_stop()
+        await told_to_stop()
     finally:
         await runner.cleanup()
         ledger.close()
-
-
-async def _told_to_stop() -> None:
-    told = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, told.set)
-    await told.wait()
 
 
 def _reply(answer: Answer) -> web.Response:

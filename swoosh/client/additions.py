@@ -17,13 +17,8 @@ import msgspec
 from swoosh import canonical
 from swoosh.errors import Malformed
 from swoosh.hashing import digest_hex
+from swoosh.proposal import HEADERS
 
-SPELLINGS = {
-    "idem_key": ("X-Swoosh-Idem-Key", "Idempotency-Key", "idem_key"),
-    "hlc": ("X-Swoosh-HLC", "hlc"),
-    "window_id": ("X-Swoosh-Window-Id", "window_id"),
-}
-"""{member of a proposal: the headers that say it}; the first one is what is written."""
 KEY_PREFIX = "shim:"
 _UNTOUCHABLE = ("X-HMMM-Signature", "Content-Encoding")
 _NDJSON = "application/x-ndjson"
@@ -73,8 +68,8 @@ def amend(call: Call, source: Source) -> Amended:
     said = _said(call.headers)
     match place_of(call.path):
         case Place.HEADERS:
-            own = {member: text for member in SPELLINGS if member not in said and (text := source(member))}
-            return Amended({SPELLINGS[member][0]: text for member, text in own.items()}, call.body, own)
+            own = {member: text for member in HEADERS if member not in said and (text := source(member))}
+            return Amended({HEADERS[member][0]: text for member, text in own.items()}, call.body, own)
         case Place.BODY if not any(_header(call.headers, name) for name in _UNTOUCHABLE):
             if call.path == "/transitions":
                 return Amended({}, _batch(call, source), {})
@@ -96,7 +91,7 @@ def key_of(proposal: Mapping[str, Any]) -> str:
 def _said(headers: Mapping[str, str]) -> dict[str, str]:
     """{member: what a header says of it}."""
     said = {}
-    for member, names in SPELLINGS.items():
+    for member, names in HEADERS.items():
         if text := next(filter(None, (_header(headers, name) for name in names)), ""):
             said[member] = text
     return said
@@ -119,7 +114,7 @@ def _single(body: bytes, said: Mapping[str, str], source: Source) -> Amended:
     if not isinstance(document, dict) or document.get("signature") is not None:
         return unchanged
     added, own = {}, {}
-    for member in SPELLINGS:
+    for member in HEADERS:
         if document.get(member) not in (None, ""):
             continue
         if member in said:

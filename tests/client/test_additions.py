@@ -10,11 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.http.transition import _MIRRORED
 from swoosh import canonical
-from swoosh.client.additions import KEY_PREFIX, SPELLINGS, Amended, Call, Place, amend, key_of, place_of
+from swoosh.client.additions import KEY_PREFIX, Amended, Call, Place, amend, key_of, place_of
 from swoosh.hlc import HLC
-from swoosh.proposal import decode, idem_key, normal
+from swoosh.proposal import HEADERS, decode, idem_key, normal
 
 OWN = {"idem_key": "shim:1", "hlc": "2026-01-01T00:00:00.000+00:00#1", "window_id": "W-9"}
 JSON = {"Content-Type": "application/json"}
@@ -49,7 +48,15 @@ def document(body: bytes) -> dict[str, Any]:
 
 
 def test_the_headers_are_those_the_node_reads() -> None:
-    assert {header: member for member, headers in SPELLINGS.items() for header in headers} == _MIRRORED
+    assert {header: member for member, headers in HEADERS.items() for header in headers} == {
+        "X-Swoosh-Idem-Key": "idem_key",
+        "Idempotency-Key": "idem_key",
+        "idem_key": "idem_key",
+        "X-Swoosh-HLC": "hlc",
+        "hlc": "hlc",
+        "X-Swoosh-Window-Id": "window_id",
+        "window_id": "window_id",
+    }
 
 
 @pytest.mark.parametrize(
@@ -85,12 +92,12 @@ def test_a_route_of_whoosh_gets_headers_and_its_body_stays() -> None:
     assert found.body == b'{"confidence": 0.5}' and found.own == OWN
 
 
-@pytest.mark.parametrize("name", [name.swapcase() for names in SPELLINGS.values() for name in names])
+@pytest.mark.parametrize("name", [name.swapcase() for names in HEADERS.values() for name in names])
 def test_what_the_caller_said_in_whatever_spelling_is_his_to_say(name: str) -> None:
-    [member] = [member for member, names in SPELLINGS.items() if name.swapcase() in names]
+    [member] = [member for member, names in HEADERS.items() if name.swapcase() in names]
     found = amended("/api/v1/tasks/ingest", {}, {name: "his own"})
-    assert member not in found.own and SPELLINGS[member][0] not in found.headers
-    assert set(found.own) == set(SPELLINGS) - {member}
+    assert member not in found.own and HEADERS[member][0] not in found.headers
+    assert set(found.own) == set(HEADERS) - {member}
 
 
 def test_what_is_not_known_is_left_out() -> None:
@@ -133,7 +140,7 @@ def test_no_member_that_says_something_is_changed(body: dict[str, Any]) -> None:
     assert {name: value for name, value in after.items() if body.get(name) not in (None, "")} == {
         name: value for name, value in body.items() if value not in (None, "")
     }
-    assert set(after) - set(body) <= set(SPELLINGS)
+    assert set(after) - set(body) <= set(HEADERS)
     if body.get("signature") is not None:
         assert found.body == before
 

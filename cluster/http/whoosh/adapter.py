@@ -25,18 +25,16 @@ from cluster.http.request import NODE, PROJECT, deadline, read_body
 from cluster.http.whoosh import lenient
 from cluster.node import Node
 from cluster.whoosh import PREFIX
-from swoosh import hlc, limits, state, windows
+from swoosh import limits, state, windows
 from swoosh.errors import Malformed
 from swoosh.hashing import digest_hex
-from swoosh.hlc import HLC
+from swoosh.hlc import HLC, ZERO
 from swoosh.outcome import Accepted, Code, Refused
+from swoosh.proposal import HEADERS
 from swoosh.state import Project, ProjectRegions
 
 TRIES = 8
 _KEY = "legacy:"
-_KEY_HEADERS = ("X-Swoosh-Idem-Key", "Idempotency-Key", "idem_key")
-_HLC_HEADERS = ("X-Swoosh-HLC", "hlc")
-_WINDOW_HEADERS = ("X-Swoosh-Window-Id", "window_id")
 _MOVED_ON = frozenset({Code.STALE_STATE, Code.HLC_REGRESSION, Code.HLC_TIE})
 _ANY_WINDOW = "any"
 """Where windows are always open, a name is all that is asked."""
@@ -148,7 +146,7 @@ async def _granted(request: web.Request, call: Call, project_id: str, wish: Wish
     node = request.app[NODE]
     key = _key(request, call, project_id, wish.generation)
     # A key of the caller's own may be used for two things by mistake. The reducer knows, unless the inputs vary.
-    is_known_by_key = wish.varies or _own_key(request) is None
+    is_known_by_key = wish.varies or _said(request, "idem_key") is None
     for generation in (*wish.repeats, wish.generation) if is_known_by_key else ():
         first = transition.recorded(node, project_id, _key(request, call, project_id, generation))
         if first is not None:
@@ -158,7 +156,7 @@ async def _granted(request: web.Request, call: Call, project_id: str, wish: Wish
         *(project, wish.transition, wish.inputs),
         key=key,
         window_id=_window(request, node, project, wish.transition),
-        stamp=_stamp(request, node, project),
+        after=HLC.parse(_said(request, "hlc") or str(ZERO)),
         behalf=call.principal,
     )
     admitted = await gate.admit(request, node.admission.proposal, [document])
@@ -177,27 +175,21 @@ async def _recorded_by_now(request: web.Request, project_id: str, key: str) -> A
 
 def _key(request: web.Request, call: Call, project_id: str, generation: Generation) -> str:
     """Keys are hashed whatever their source, so that no caller can take another's or one of the nodes' own."""
-    own = _own_key(request)
+    own = _said(request, "idem_key")
     what = ["body", digest_hex("body", call.body), *generation] if own is None else ["key", own]
     who = [project_id, call.caller.name, call.principal, request.method, request.path]
     return _KEY + digest_hex("legacy", json.dumps([*who, *what]).encode())
 
 
-def _own_key(request: web.Request) -> str | None:
-    return next((request.headers[name] for name in _KEY_HEADERS if name in request.headers), None)
-
-
-def _stamp(request: web.Request, node: Node, project: Project) -> str:
-    """Later than the project, than this node's clock, and than the caller's where it sends one."""
-    theirs = next((request.headers[name] for name in _HLC_HEADERS if name in request.headers), None)
-    seen = [HLC.parse(project.regions.hlc_last.hlc), *([HLC.parse(theirs)] if theirs else [])]
-    return str(hlc.merge(node.clock.wall_us() // 1000, *seen))
+def _said(request: web.Request, member: str) -> str | None:
+    """What a header says of a member of the proposal to come; None where none does."""
+    return next((request.headers[name] for name in HEADERS[member] if name in request.headers), None)
 
 
 def _window(request: web.Request, node: Node, project: Project, name: str) -> str:
     """The window the caller names, else the one that is open for what it asks."""
     shape = node.chart.of(project.id).transitions[name]
-    stated = next((request.headers[each] for each in _WINDOW_HEADERS if each in request.headers), None)
+    stated = _said(request, "window_id")
     if stated is not None or shape.window is None or not isinstance(project.regions, ProjectRegions):
         return stated or ""
     active = project.regions.execution.active_window_id

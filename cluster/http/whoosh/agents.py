@@ -20,7 +20,7 @@ from cluster.http.whoosh import adapter, lenient, reading
 from cluster.http.whoosh.adapter import Call
 from cluster.node import Node
 from cluster.profiles import Profile
-from cluster.whoosh import PREFIX
+from cluster.whoosh import PREFIX, council_address
 from swoosh import facts, limits
 from swoosh.facts import Agent, Known
 from swoosh.hlc import time_text
@@ -219,7 +219,7 @@ async def _assignment(node: Node, agent: str) -> dict[str, Any] | None:
                 "council_id": at,
                 "role_name": role,
                 "role_profile": profiles.get(role, Profile(role)).told,
-                "ucxl_address": reading.council_address(at, agent, role),
+                "ucxl_address": council_address(at, agent, role),
             }
             for at, role, who in await _seats(node)
             if who == known.subject

@@ -19,6 +19,7 @@ from cluster.http.whoosh import adapter, lenient, reading
 from cluster.http.whoosh.adapter import Call, Generation, Wish
 from cluster.node import Node
 from cluster.profiles import Profile
+from cluster.whoosh import council_address
 from swoosh import limits
 from swoosh.errors import Malformed
 from swoosh.hlc import time_text
@@ -116,7 +117,7 @@ def _said(project_id: str, wanted: Opportunity) -> dict[str, Any]:
         "project_id": project_id,
         "status": "forming",
         "formation_deadline": time_text(wanted.formation.until_ms),
-        "ucxl_address": reading.council_address(project_id),
+        "ucxl_address": council_address(project_id),
     }
 
 
@@ -172,7 +173,7 @@ def _claimed(node: Node, project_id: str, role: str, agent: str) -> dict[str, An
         "role_name": role,
         "agent_id": agent,
         "status": "accepted",
-        "ucxl_address": reading.council_address(project_id, agent, role),
+        "ucxl_address": council_address(project_id, agent, role),
         "role_profile": profile.told,
         "council_brief": None,
         "assigned_at": time_text(node.voice.now_ms),
@@ -206,7 +207,7 @@ def council(node: Node, project_id: str, regions: ProjectRegions) -> dict[str, A
         "members": [{"role_name": m.role, "agent_id": reading.agent(m.principal)} for m in held.members],
         "member_set_hash": held.member_set_hash or None,
         "formation_deadline": time_text(wanted.until_ms) if wanted is not None and wanted.until_ms else None,
-        "ucxl_address": reading.council_address(project_id),
+        "ucxl_address": council_address(project_id),
     }
 
 

@@ -13,7 +13,6 @@ from cluster.http.request import NODE, PROJECT, consistent, number
 from cluster.http.whoosh import lenient
 from cluster.node import Node
 from cluster.whoosh import PREFIX
-from swoosh.addresses import COMPONENT
 from swoosh.errors import Malformed
 from swoosh.outcome import Code
 from swoosh.proposal import DEFAULT_PROJECT
@@ -72,13 +71,3 @@ def page(request: web.Request, rows: Sequence[Row]) -> tuple[Sequence[Row], dict
 def agent(principal: str) -> str:
     """What callers of WHOOSH call an agent: its id there, else the key it signs with."""
     return principal.removeprefix(PREFIX)
-
-
-def council_address(project_id: str, agent_id: str = "any", role: str = "any", task: str = "council") -> str:
-    """Where UCXL keeps what concerns a council."""
-    parts = [_component(each) for each in (agent_id, role, project_id, task)]
-    return f"ucxl://{parts[0]}:{parts[1]}@{parts[2]}:{parts[3]}/*^/"
-
-
-def _component(text: str) -> str:
-    return "".join(each if each in COMPONENT else "-" for each in text)

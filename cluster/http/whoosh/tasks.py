@@ -13,6 +13,7 @@ from cluster.http.request import NODE, PROJECT, consistent
 from cluster.http.whoosh import adapter, lenient, reading
 from cluster.http.whoosh.adapter import Call, Generation, Wish
 from cluster.node import Node
+from cluster.whoosh import council_address
 from swoosh import limits
 from swoosh.errors import Malformed
 from swoosh.hashing import digest
@@ -79,7 +80,7 @@ def view(project_id: str, regions: ProjectRegions, name: str, task: Task) -> dic
         "labels": [],
         "claimed_by": reading.agent(task.owner) or None,
         "evidence": task.evidence or None,
-        "ucxl_address": reading.council_address(project_id, task=name),
+        "ucxl_address": council_address(project_id, task=name),
     }
 
 
@@ -185,7 +186,7 @@ def _says(found: Found, call: Call, status: str) -> dict[str, Any]:
         "project_id": found.project,
         "status": status,
         "claimed_by": call.agent,
-        "ucxl_address": reading.council_address(found.project, call.agent, task=found.name),
+        "ucxl_address": council_address(found.project, call.agent, task=found.name),
     }
 
 
