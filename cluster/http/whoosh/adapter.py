@@ -141,6 +141,11 @@ async def propose(request: web.Request, call: Call, project_id: str, wish_for: W
     return problems.respond(crowded)
 
 
+def is_so(project: Project, says: Mapping[str, Any]) -> web.Response:
+    """What is asked for is so already: success, and nothing is proposed."""
+    return problems.ok({"success": True, "duplicate": True, "state_hash": project.state_hash, **says})
+
+
 async def _granted(request: web.Request, call: Call, project_id: str, wish: Wish) -> Answer:
     """The first answer to this very request, else what became of it now."""
     node = request.app[NODE]

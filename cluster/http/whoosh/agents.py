@@ -7,15 +7,15 @@ leader (providers/agents.py).
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 from aiohttp import web
+from msgspec.structs import asdict
 
 from cluster.http import gate, problems, transition
-from cluster.http.access import authorise
-from cluster.http.request import NODE, consistent, deadline
+from cluster.http.request import NODE, deadline
 from cluster.http.whoosh import adapter, lenient, reading
 from cluster.http.whoosh.adapter import Call
 from cluster.node import Node
@@ -32,31 +32,31 @@ KIND = "agent"
 async def post_register(request: web.Request) -> web.Response:
     """The agent is there, can do this, and is reached there. 201 when it is new, 200 when it was known."""
     call = await adapter.read_for_agent(request)
-    return await _heard(request, call, registration(call))
+    return await _heard(request, call, lambda _: registration(call))
 
 
 async def post_status(request: web.Request) -> web.Response:
     """The agent is still there; what it is doing is kept as one word."""
     call = await adapter.read_for_agent(request, request.match_info["id"])
-    missing = await request.app[NODE].read("linearizable", deadline(request))
-    if missing is not None:
-        return problems.respond(missing)
-    held = _fact(request.app[NODE], call.principal)
-    if held is None:
-        reason = f"agent {call.agent} is not registered"
-        return problems.refuse(Code.NOT_FOUND, reason, help="register it: POST /api/v1/agents/register")
     status = lenient.text(call.document, "status", "state", longest=limits.NAME_CHARS_MAX)
-    return await _heard(request, call, {**held.body, "status": status})
+    return await _heard(request, call, lambda held: None if held is None else {**held.body, "status": status})
 
 
-async def _heard(request: web.Request, call: Call, body: dict[str, Any]) -> web.Response:
-    """Put it on record that the agent was heard, unless that is on record for long enough."""
+async def _heard(
+    request: web.Request, call: Call, told: Callable[[Known | None], dict[str, Any] | None]
+) -> web.Response:
+    """Put it on record that the agent was heard, unless that is on record for long enough. ``told`` is what to say of
+    it, beside what is held; nothing where it has to register first."""
     node = request.app[NODE]
     missing = await node.read("linearizable", deadline(request))
     if missing is not None:
         return problems.respond(missing)
-    life_ms = int(node.config.whoosh.agent_life * 1000)
     held = _fact(node, call.principal)
+    body = told(held)
+    if body is None:
+        reason = f"agent {call.agent} is not registered"
+        return problems.refuse(Code.NOT_FOUND, reason, help="register it: POST /api/v1/agents/register")
+    life_ms = int(node.config.whoosh.agent_life * 1000)
     says = {"success": True, "agent_id": call.agent, "expires_in_s": life_ms // 1000, "duplicate": False}
     if held is not None and held.body == body and node.voice.now_ms < held.expires_at - life_ms * 2 // 3:
         return problems.ok({**says, "duplicate": True})
@@ -81,54 +81,63 @@ def registration(call: Call) -> dict[str, Any]:
         certificate_hash=lenient.text(said, "certificate_hash", "cert_hash", longest=word),
         status=lenient.text(said, "status", "state", longest=word),
     )
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in _members(agent)}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(agent).items()}
 
-
-def _members(agent: Agent) -> Iterator[tuple[str, Any]]:
-    return ((name, getattr(agent, name)) for name in agent.__struct_fields__)
-
-
-View = Callable[[Node], Awaitable[dict[str, Any] | None]]
 
 # --- reads ------------------------------------------------------------------------------------------------------------
 
 
+@reading.reader
 async def get_agents(request: web.Request) -> web.Response:
     """Every agent that is there, or was lately."""
-    authorise(request, *reading.READERS)
-    missing = await consistent(request)
-    if missing is not None:
-        return problems.respond(missing)
     node = request.app[NODE]
     shown, counts = reading.page(request, registered(node))
     return problems.ok({"agents": [_view(node, known) for known in shown], **counts})
 
 
+@reading.reader
 async def get_bootstrap_peers(request: web.Request) -> web.Response:
     """Where a mesh begins: the agents that told how they are dialled."""
-    return await _told(request, _bootstrap_peers)
+    return problems.ok({"bootstrap_peers": _bootstrap_peers(request.app[NODE])})
 
 
+@reading.reader
 async def get_topology(request: web.Request) -> web.Response:
     """The agents that are there, and the councils they sit in together."""
-    return await _told(request, _topology)
+    node = request.app[NODE]
+    councils: dict[str, list[str]] = {}
+    for at, _, who in await _seats(node):
+        councils.setdefault(at, []).append(reading.agent(who))
+    rows = [{"council_id": name, "members": members} for name, members in councils.items()]
+    return problems.ok({"nodes": _peers(node), "councils": rows})
 
 
+@reading.reader
 async def get_assignment(request: web.Request) -> web.Response:
     """What one agent is to do: its seats, and where the mesh begins. 404 for an agent nobody registered."""
-    agent = request.match_info["agent"]
-    return await _told(request, lambda node: _assignment(node, agent))
+    node, agent = request.app[NODE], request.match_info["agent"]
+    known = _fact(node, PREFIX + agent)
+    if known is None:
+        return problems.refuse(Code.NOT_FOUND, f"there is no agent {agent[:120]}")
+    seats = [_assigned(node, agent, at, role) for at, role, who in await _seats(node) if who == known.subject]
+    return problems.ok(
+        {
+            "agent_id": agent,
+            "config_epoch": node.machine.registry.cluster.members.config_epoch,
+            "assignments": seats,
+            "bootstrap_peers": _bootstrap_peers(node),
+        }
+    )
 
 
-async def _told(request: web.Request, view: View) -> web.Response:
-    authorise(request, *reading.READERS)
-    missing = await consistent(request)
-    if missing is not None:
-        return problems.respond(missing)
-    found = await view(request.app[NODE])
-    if found is None:
-        return problems.refuse(Code.NOT_FOUND, f"there is no agent {request.match_info['agent'][:120]}")
-    return problems.ok(found)
+def _assigned(node: Node, agent: str, project_id: str, role: str) -> dict[str, Any]:
+    return {
+        "project_id": project_id,
+        "council_id": project_id,
+        "role_name": role,
+        "role_profile": node.config.whoosh.profiles.get(role, Profile(role)).told,
+        "ucxl_address": council_address(project_id, agent, role),
+    }
 
 
 def registered(node: Node) -> list[Known]:
@@ -137,21 +146,12 @@ def registered(node: Node) -> list[Known]:
     return [known for path, known in sorted(entries.items()) if path.startswith(f"{KIND}/")]
 
 
-def _alive(node: Node) -> list[Known]:
-    return [known for known in registered(node) if node.voice.now_ms < known.expires_at]
-
-
 def _fact(node: Node, principal: str) -> Known | None:
     return node.machine.registry.fact(KIND, principal)
 
 
 def _said(known: Known) -> Agent:
     return msgspec.convert(known.body, facts.Agent)
-
-
-def _dialled(known: Known) -> bool:
-    said = _said(known)
-    return bool(said.multiaddrs or said.endpoint)
 
 
 def _view(node: Node, known: Known) -> dict[str, Any]:
@@ -167,7 +167,13 @@ def _view(node: Node, known: Known) -> dict[str, Any]:
 
 
 def _peers(node: Node) -> list[dict[str, Any]]:
-    return [_peer(known) for known in _alive(node) if _dialled(known)]
+    """The agents that are there."""
+    now_ms = node.voice.now_ms
+    return [_peer(known) for known in registered(node) if now_ms < known.expires_at]
+
+
+def _bootstrap_peers(node: Node) -> list[dict[str, Any]]:
+    return [peer for peer in _peers(node) if peer["multiaddrs"] or peer["endpoint"]]
 
 
 def _peer(known: Known) -> dict[str, Any]:
@@ -188,41 +194,3 @@ async def _seats(node: Node) -> list[tuple[str, str, str]]:
         async for project_id, regions in reading.projects(node)
         for member in regions.council.members
     ]
-
-
-async def _bootstrap_peers(node: Node) -> dict[str, Any]:
-    return {"bootstrap_peers": _peers(node)}
-
-
-async def _topology(node: Node) -> dict[str, Any]:
-    seats = await _seats(node)
-    return {
-        "nodes": [_peer(known) for known in _alive(node)],
-        "councils": [
-            {"council_id": name, "members": [reading.agent(who) for at, _, who in seats if at == name]}
-            for name in dict.fromkeys(at for at, _, _ in seats)
-        ],
-    }
-
-
-async def _assignment(node: Node, agent: str) -> dict[str, Any] | None:
-    known = _fact(node, PREFIX + agent)
-    if known is None:
-        return None
-    profiles = node.config.whoosh.profiles
-    return {
-        "agent_id": agent,
-        "config_epoch": node.machine.registry.cluster.members.config_epoch,
-        "assignments": [
-            {
-                "project_id": at,
-                "council_id": at,
-                "role_name": role,
-                "role_profile": profiles.get(role, Profile(role)).told,
-                "ucxl_address": council_address(at, agent, role),
-            }
-            for at, role, who in await _seats(node)
-            if who == known.subject
-        ],
-        "bootstrap_peers": _peers(node),
-    }

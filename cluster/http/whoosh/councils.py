@@ -147,7 +147,7 @@ def _claim(node: Node, project: Project, call: Call, role: str) -> Wish | web.Re
     says = _claimed(node, project.id, role, call.agent)
     holder = _holder(council, role)
     if holder == call.principal:
-        return problems.ok({"success": True, "duplicate": True, "state_hash": project.state_hash, **says})
+        return adapter.is_so(project, says)
     if holder:
         return problems.conflict(f"role {role} of council {project.id} is taken by {reading.agent(holder)}")
     generation = (council.election, council.releases.get(role, 0))
@@ -183,6 +183,7 @@ def _claimed(node: Node, project_id: str, role: str, agent: str) -> dict[str, An
 # --- reads ------------------------------------------------------------------------------------------------------------
 
 
+@reading.reader
 async def get_council(request: web.Request) -> web.Response:
     """How far a council is, and who holds which role."""
     return await reading.of_project(request, council, "council")
@@ -229,6 +230,7 @@ def _role(held: Council, profiles: Mapping[str, Profile], name: str, *, required
     }
 
 
+@reading.reader
 async def get_artifacts(request: web.Request) -> web.Response:
     """What a council has made: evidence of what is done, and what was submitted."""
     return await reading.of_project(request, artifacts, "council")

@@ -7,8 +7,7 @@ from typing import Any
 from aiohttp import web
 
 from cluster.http import problems
-from cluster.http.access import authorise
-from cluster.http.request import NODE, consistent
+from cluster.http.request import NODE
 from cluster.http.whoosh import adapter, councils, lenient, reading
 from cluster.http.whoosh.adapter import Wish
 from cluster.http.whoosh.councils import Opportunity
@@ -34,17 +33,15 @@ def new(project: Project, wanted: Opportunity) -> Wish:
     return wish._replace(says={"id": project.id, "name": project.id, "repository": wanted.repository, **wish.says})
 
 
+@reading.reader
 async def get_projects(request: web.Request) -> web.Response:
     """Every project, paged."""
-    authorise(request, *reading.READERS)
-    missing = await consistent(request)
-    if missing is not None:
-        return problems.respond(missing)
     node = request.app[NODE]
     shown, counts = reading.page(request, [each async for each in reading.projects(node)])
     return problems.ok({"projects": [view(node, *each) for each in shown], **counts})
 
 
+@reading.reader
 async def get_project(request: web.Request) -> web.Response:
     """One project."""
     return await reading.of_project(request, view, "project")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import wraps
 from typing import Any, TypeVar
 
 from aiohttp import web
@@ -22,15 +23,24 @@ READERS = ("developer", "service", "agent")
 PAGE, PAGE_MAX = 50, 500
 
 Row = TypeVar("Row")
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 View = Callable[[Node, str, ProjectRegions], dict[str, Any]]
+
+
+def reader(handler: Handler) -> Handler:
+    """A route that is read: by somebody who may, as consistently as he asks."""
+
+    @wraps(handler)
+    async def read(request: web.Request) -> web.StreamResponse:
+        authorise(request, *READERS)
+        missing = await consistent(request)
+        return await handler(request) if missing is None else problems.respond(missing)
+
+    return read
 
 
 async def of_project(request: web.Request, view: View, what: str) -> web.Response:
     """One project, as `view` tells of it; `what` names it to whoever asks for one that is not there."""
-    authorise(request, *READERS)
-    missing = await consistent(request)
-    if missing is not None:
-        return problems.respond(missing)
     node, named = request.app[NODE], request.match_info["id"]
     project = find(node, named)
     if project is None:

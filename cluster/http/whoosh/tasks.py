@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 from aiohttp import web
 
 from cluster.http import problems
-from cluster.http.access import authorise
 from cluster.http.request import NODE, PROJECT, consistent
 from cluster.http.whoosh import adapter, lenient, reading
 from cluster.http.whoosh.adapter import Call, Generation, Wish
@@ -20,28 +19,27 @@ from swoosh.hashing import digest
 from swoosh.outcome import Code
 from swoosh.state import Project, ProjectRegions, Task
 
+WishForTask = Callable[[Call, Project, ProjectRegions, "Found", Task], Wish | web.Response]
 STATUS = {"OPEN": "open", "CLAIMED": "claimed", "DONE": "completed"}
 
 
 class Found(NamedTuple):
-    """A task of a plan."""
+    """A task of a plan, and the project as it stood when it was found."""
 
     project: str
     name: str
+    regions: ProjectRegions
 
 
 # --- reads ------------------------------------------------------------------------------------------------------------
 
 
+@reading.reader
 async def get_tasks(request: web.Request) -> web.Response:
     """The tasks of all plans, by project and name; `status`, `limit` and `offset` choose."""
-    authorise(request, *reading.READERS)
     wanted = request.query.get("status", "")
     if wanted and wanted not in STATUS.values():
         raise Malformed(f"status: expected {', '.join(STATUS.values())}, got {wanted[:40]!r}")
-    missing = await consistent(request)
-    if missing is not None:
-        return problems.respond(missing)
     found = [
         (project_id, regions, name, task)
         async for project_id, regions in reading.projects(request.app[NODE])
@@ -52,19 +50,14 @@ async def get_tasks(request: web.Request) -> web.Response:
     return problems.ok({"tasks": [view(*row) for row in shown], **counts})
 
 
+@reading.reader
 async def get_task(request: web.Request) -> web.Response:
     """One task."""
-    authorise(request, *reading.READERS)
-    missing = await consistent(request)
-    if missing is not None:
-        return problems.respond(missing)
-    node, named = request.app[NODE], request.match_info["id"]
-    found = find(node, named)
+    found = find(request.app[NODE], request.match_info["id"])
     if found is None:
-        return unknown(named)
+        return unknown(request.match_info["id"])
     request[PROJECT] = found.project
-    regions = _regions(node, found.project)
-    return problems.ok(view(found.project, regions, found.name, regions.execution.tasks[found.name]))
+    return problems.ok(view(found.project, found.regions, found.name, found.regions.execution.tasks[found.name]))
 
 
 def view(project_id: str, regions: ProjectRegions, name: str, task: Task) -> dict[str, Any]:
@@ -90,19 +83,13 @@ def find(node: Node, named: str) -> Found | None:
         if letter == "." and (project := reading.find(node, named[:position])) is not None:
             assert isinstance(project.regions, ProjectRegions)
             if named[position + 1 :] in project.regions.execution.tasks:
-                return Found(project.id, named[position + 1 :])
+                return Found(project.id, named[position + 1 :], project.regions)
     return None
 
 
 def unknown(named: str) -> web.Response:
     """No plan has it, or has it any more."""
     return problems.refuse(Code.NOT_FOUND, f"there is no task {named[:120]} in a plan that is locked")
-
-
-def _regions(node: Node, project_id: str) -> ProjectRegions:
-    project = node.machine.project(project_id)
-    assert project is not None and isinstance(project.regions, ProjectRegions)
-    return project.regions
 
 
 # --- work -------------------------------------------------------------------------------------------------------------
@@ -116,9 +103,6 @@ async def post_claim(request: web.Request) -> web.Response:
 async def post_complete(request: web.Request) -> web.Response:
     """EXECUTION_TASK_COMPLETED. What is kept is one reference: the first artifact, else the hash of the result."""
     return await _of_task(request, _complete)
-
-
-WishForTask = Callable[[Call, Project, ProjectRegions, Found, Task], Wish | web.Response]
 
 
 async def post_review(request: web.Request) -> web.Response:
@@ -149,8 +133,7 @@ async def _of_task(request: web.Request, wish: WishForTask) -> web.Response:
 def _claim(call: Call, project: Project, regions: ProjectRegions, found: Found, task: Task) -> Wish | web.Response:
     says = _says(found, call, "claimed")
     if task.state != "OPEN" and task.owner == call.principal:
-        says |= {"status": STATUS[task.state]}
-        return problems.ok({"success": True, "duplicate": True, "state_hash": project.state_hash, **says})
+        return adapter.is_so(project, {**says, "status": STATUS[task.state]})
     return Wish("EXECUTION_TASK_CLAIMED", {"task": found.name}, _generation(regions, task), says=says)
 
 
@@ -169,7 +152,7 @@ def _review(call: Call, project: Project, regions: ProjectRegions, found: Found,
     epoch = regions.epoch.get("Execution", 0)
     given = task.verdicts.get(call.principal)
     if given is not None and (given.verdict, given.reason) == (verdict, reason):
-        return problems.ok({"success": True, "duplicate": True, "state_hash": project.state_hash, **says})
+        return adapter.is_so(project, says)
     return Wish("EXECUTION_APPROVAL_RECORDED", inputs, (*_generation(regions, task), epoch), says=says)
 
 
@@ -232,7 +215,7 @@ def _resolved(project: Project, wanted: tuple[str, ...]) -> Wish | web.Response:
     says = {"project_id": project.id, "sources": list(wanted)}
     held = regions.ingestion
     if held.phase != "DISCOVER" and set(wanted) <= set(held.source_set):
-        return problems.ok({"success": True, "duplicate": True, "state_hash": project.state_hash, **says})
+        return adapter.is_so(project, says)
     generation = (regions.epoch.get("Ingestion", 0),)
     return Wish("INGESTION_SOURCES_RESOLVED", {"sources": list(wanted)}, generation, says=says)
 

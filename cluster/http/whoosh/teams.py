@@ -7,8 +7,7 @@ from typing import Any
 from aiohttp import web
 
 from cluster.http import problems, watch
-from cluster.http.access import authorise
-from cluster.http.request import NODE, consistent, within
+from cluster.http.request import NODE, within
 from cluster.http.whoosh import adapter, councils, lenient, reading
 from cluster.http.whoosh.adapter import Call, Wish
 from cluster.node import Node
@@ -20,6 +19,7 @@ from swoosh.outcome import Code
 from swoosh.state import Project, ProjectRegions
 
 
+@reading.reader
 async def get_team(request: web.Request) -> web.Response:
     """A team's state, in short."""
     return await reading.of_project(request, view, "team")
@@ -99,15 +99,12 @@ def _submitted(project: Project, made: list[str]) -> Wish | web.Response:
 # --- activity ---------------------------------------------------------------------------------------------------------
 
 
+@reading.reader
 async def get_activity(request: web.Request) -> web.StreamResponse:
     """A WebSocket on which each accepted transition of the project is a message, from now on; nothing is read from it.
 
     Like `/watch` a hint: who missed something reads the team anew.
     """
-    authorise(request, *reading.READERS)
-    missing = await consistent(request)
-    if missing is not None:
-        return problems.respond(missing)
     node, watchers = request.app[NODE], request.app[watch.WATCHERS]
     project = reading.find(node, request.match_info["id"])
     if project is None:
